@@ -1,0 +1,122 @@
+"""Files that are whole or not there: atomic writing, and hashes of contents."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medseg.errors import InputError, ResourceError, explain_os_errors
+
+__all__ = ["atomic_path", "read_json", "require_writable_folder", "sha256_of", "write_json", "write_text"]
+
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
+    """Write to a temporary name beside ``target``; rename onto it only when all went well.
+
+    The temporary name keeps the suffixes of ``target``, since writers choose the format by them. The file
+    is synchronised to disk before the rename, and the folder after it: a reader, also after a power
+    failure, sees the old file or the new one.
+
+    Args:
+        target: The final path. Its folder is created.
+
+    Yields:
+        The path to write to.
+
+    Raises:
+        ResourceError: No permission, or the disk is full. Nothing is left behind.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_path(folder / "a.txt") as path:
+        ...     _ = path.write_text("whole")
+        >>> (folder / "a.txt").read_text()
+        'whole'
+    """
+    final = Path(target)
+    temporary = final.with_name(f".{secrets.token_hex(6)}.part.{final.name}")
+    with explain_os_errors(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(final)
+            _synchronise_folder(final.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _synchronise_folder(folder: Path) -> None:
+    if os.name != "posix":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(value: Any, path: str | os.PathLike[str]) -> None:
+    """Write a value as indented JSON, atomically. NaN and infinity are refused: JSON has neither."""
+    write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", path)
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: The file does not exist or is not JSON.
+    """
+    with explain_os_errors(path):
+        text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"is not valid JSON (line {error.lineno}: {error.msg})", where=path, fix="correct the file"
+        ) from error
+
+
+def require_writable_folder(folder: str | os.PathLike[str]) -> Path:
+    """Make ``folder`` if need be and prove that a file can be written there, before work starts.
+
+    Raises:
+        ResourceError: No permission, or no space.
+    """
+    path = Path(folder)
+    probe = path / f".{secrets.token_hex(6)}.part"
+    with explain_os_errors(path):
+        if path.exists() and not path.is_dir():
+            raise ResourceError("is a file, a folder is needed", where=path, fix="choose another name")
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_bytes(b"medseg")
+        finally:
+            probe.unlink(missing_ok=True)
+    return path
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with explain_os_errors(path), Path(path).open("rb") as handle:
+        while chunk := handle.read(_HASH_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()

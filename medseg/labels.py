@@ -1,0 +1,215 @@
+"""Which classes a label map holds: value in the file, index in the network, name, colour, side."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import ConfigError, InputError
+
+__all__ = ["BACKGROUND", "CodedConcept", "LabelClass", "LabelScheme", "smallest_integer_dtype"]
+
+BACKGROUND = 0
+"""The value of voxels that belong to no class."""
+
+_GOLDEN_RATIO = 0.618033988749895
+_SIDES = (("left", "right"), ("l", "r"))
+
+
+@dataclass(frozen=True)
+class CodedConcept:
+    """A term of a coding scheme, as DICOM knows it: ``("10200004", "SCT", "Liver")``."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class.
+
+    Attributes:
+        value: The integer that stands for it in files.
+        name: What people call it.
+        color: Red, green, blue in 0..255.
+        concept: Its coded concept, where known.
+    """
+
+    value: int
+    name: str
+    color: tuple[int, int, int]
+    concept: CodedConcept | None = None
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """All classes of a task, background first.
+
+    Values in files need not be contiguous; indices (the network's channels) are, in the order of values.
+
+    Example:
+        >>> scheme = LabelScheme.from_names({0: "background", 7: "left kidney", 9: "right kidney"})
+        >>> scheme.to_indices(np.array([0, 9, 7])).tolist()
+        [0, 2, 1]
+        >>> scheme.partner_index(1)
+        2
+    """
+
+    classes: tuple[LabelClass, ...]
+
+    def __post_init__(self) -> None:
+        values = [entry.value for entry in self.classes]
+        names = [entry.name for entry in self.classes]
+        if values[:1] != [BACKGROUND] or values != sorted(set(values)):
+            raise ConfigError(
+                f"label values {values} are not increasing from 0", fix="declare the background as 0"
+            )
+        if len(set(names)) != len(names):
+            raise ConfigError("two labels have the same name", fix="give each label a name of its own")
+
+    @classmethod
+    def from_names(cls, names: Mapping[int, str]) -> LabelScheme:
+        """From ``{value: name}``; the background may be left out."""
+        complete = {BACKGROUND: "background", **{int(value): name for value, name in names.items()}}
+        return cls(
+            tuple(
+                LabelClass(value, complete[value], _color(index))
+                for index, value in enumerate(sorted(complete))
+            )
+        )
+
+    @classmethod
+    def from_dataset_json(cls, labels: Mapping[str, Any]) -> LabelScheme:
+        """From the ``labels`` entry of a ``dataset.json``, MSD's ``{"1": name}`` or nnU-Net's ``{name: 1}``.
+
+        Raises:
+            ConfigError: Neither form, or nnU-Net's region form (a list of values for a name).
+        """
+        if all(_is_integer(key) and isinstance(name, str) for key, name in labels.items()):
+            return cls.from_names({int(value): name for value, name in labels.items()})
+        names: dict[int, str] = {}
+        for name, value in labels.items():
+            if not _is_integer(value):
+                raise ConfigError(
+                    f"label '{name}' is declared as {value!r}, one integer is needed",
+                    fix="declare each label as a value of its own (regions are not supported)",
+                )
+            if int(value) in names:
+                raise ConfigError(f"label value {value} is declared twice", fix="correct dataset.json")
+            names[int(value)] = name
+        return cls.from_names(names)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values in files, background first."""
+        return tuple(entry.value for entry in self.classes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, background first."""
+        return tuple(entry.name for entry in self.classes)
+
+    @property
+    def foreground(self) -> tuple[LabelClass, ...]:
+        """All classes but the background."""
+        return self.classes[1:]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The smallest integer type that holds every value."""
+        return smallest_integer_dtype(self.values)
+
+    @cached_property
+    def has_sides(self) -> bool:
+        """Whether any class has a left/right partner."""
+        return any(self.partner_index(index) is not None for index in range(len(self)))
+
+    def partner_index(self, index: int) -> int | None:
+        """The index of the same structure on the other side of the body, found by name."""
+        mirrored = _mirrored_name(self.classes[index].name)
+        if mirrored is None:
+            return None
+        names = [name.lower() for name in self.names]
+        return names.index(mirrored) if mirrored in names else None
+
+    def to_indices(
+        self, array: npt.NDArray[Any], *, where: str | None = None
+    ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+        """Values in a file to class indices, in the smallest type that holds them.
+
+        Args:
+            array: Label values, of any shape; floating-point files are fine if they hold whole numbers.
+            where: The file, for the error.
+
+        Raises:
+            InputError: A value is not declared, or not a whole number.
+        """
+        present = np.unique(array)
+        if not np.isin(present, self.values).all():
+            stray = [f"{value:g}" for value in present[~np.isin(present, self.values)]]
+            shown = ", ".join(stray[:5]) + (", …" if len(stray) > 5 else "")
+            raise InputError(
+                f"label value {shown} is not declared (declared: {', '.join(map(str, self.values))})",
+                where=where,
+                fix="declare it in dataset.json or correct the label map",
+            )
+        dtype = np.uint8 if len(self) <= 256 else np.uint16
+        return np.searchsorted(self.values, array).astype(dtype)
+
+    def to_values(self, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Class indices to the values that files hold, in the smallest type that holds them."""
+        return np.asarray(self.values, dtype=self.dtype)[indices]
+
+
+def smallest_integer_dtype(values: Sequence[int] | npt.NDArray[Any]) -> np.dtype[Any]:
+    """The smallest of uint8, int16, uint16, int32, uint32 and int64 that holds all ``values``.
+
+    Signed 16 bit goes before unsigned, since more programs read it.
+
+    Example:
+        >>> smallest_integer_dtype([0, 104])
+        dtype('uint8')
+        >>> smallest_integer_dtype([0, 300])
+        dtype('int16')
+    """
+    low, high = int(np.min(values)), int(np.max(values))
+    for candidate in (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64):
+        info = np.iinfo(candidate)
+        if info.min <= low and high <= info.max:
+            return np.dtype(candidate)
+    raise InputError(f"label values {low} to {high} do not fit any integer type")
+
+
+def _color(index: int) -> tuple[int, int, int]:
+    if index == 0:
+        return (0, 0, 0)
+    # Steps of the golden ratio keep neighbouring indices far apart in hue, for any number of classes.
+    red, green, blue = colorsys.hsv_to_rgb((0.02 + (index - 1) * _GOLDEN_RATIO) % 1.0, 0.75, 0.95)
+    return (round(255 * red), round(255 * green), round(255 * blue))
+
+
+def _is_integer(value: object) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, str) and re.fullmatch(r"\d+", value) is not None)
+
+
+def _mirrored_name(name: str) -> str | None:
+    lowered = name.lower()
+    for left, right in _SIDES:
+        for side, other in ((left, right), (right, left)):
+            pattern = rf"(?<![a-z0-9]){side}(?![a-z0-9])"
+            if re.search(pattern, lowered):
+                return re.sub(pattern, other, lowered)
+    return None

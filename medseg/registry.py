@@ -1,0 +1,135 @@
+"""Names of everything that can be chosen by name, without importing any of it.
+
+A registry maps a name to ``"module:attribute"``. It is the one source for recipes, the command line and
+the documentation; a class is imported only when it is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from medseg.errors import ConfigError
+
+__all__ = ["LOSSES", "NETWORKS", "SEGMENTERS", "Entry", "Registry", "did_you_mean"]
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Suggest the nearest of ``choices``, or list them all.
+
+    Example:
+        >>> did_you_mean("unte", ["unet", "segnet"])
+        "did you mean 'unet'?"
+        >>> did_you_mean("xyz", ["unet", "segnet"])
+        'choose one of segnet, unet'
+    """
+    known = sorted(choices)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"choose one of {', '.join(known)}"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered thing.
+
+    Attributes:
+        target: ``"module:attribute"``, imported on demand.
+        summary: One line for ``--help`` and tables.
+    """
+
+    target: str
+    summary: str
+
+
+class Registry:
+    """A table of names of one kind.
+
+    Args:
+        kind: What the names stand for, in the singular, as it shall read in errors.
+        entries: The built-in names.
+
+    Example:
+        >>> registry = Registry("codec", {"json": Entry("json:loads", "JSON text")})
+        >>> registry.resolve("json")("[1]")
+        [1]
+    """
+
+    def __init__(self, kind: str, entries: dict[str, Entry]) -> None:
+        self.kind = kind
+        self._entries = dict(entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._entries))
+
+    def entry(self, name: str) -> Entry:
+        """The entry called ``name``.
+
+        Raises:
+            ConfigError: The name is unknown; the error suggests the nearest.
+        """
+        try:
+            return self._entries[name]
+        except KeyError:
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'", fix=did_you_mean(name, self._entries)
+            ) from None
+
+    def resolve(self, name: str) -> Any:
+        """Import and return what ``name`` stands for.
+
+        Raises:
+            ConfigError: The name is unknown.
+        """
+        module, attribute = self.entry(name).target.split(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def register(self, name: str, target: str, summary: str) -> None:
+        """Add a name, so that recipes and the command line know it.
+
+        Raises:
+            ConfigError: The name is taken, or ``target`` is not ``"module:attribute"``.
+        """
+        if name in self._entries:
+            raise ConfigError(f"{self.kind} '{name}' is registered already", fix="choose another")
+        if target.count(":") != 1:
+            raise ConfigError(
+                f"'{target}' does not name a {self.kind}", fix="write it as 'module:attribute'"
+            )
+        self._entries[name] = Entry(target, summary)
+
+
+NETWORKS = Registry(
+    "network",
+    {
+        "unet": Entry(
+            "medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"
+        ),
+    },
+)
+
+LOSSES = Registry(
+    "loss",
+    {
+        "dice_ce": Entry(
+            "medseg.losses.modules:DiceCELoss", "soft Dice plus cross-entropy, in equal parts"
+        ),
+    },
+)
+
+SEGMENTERS = Registry(
+    "segmenter",
+    {
+        "network": Entry(
+            "medseg.segmenters.network:NetworkSegmenter", "a trained network on a sliding window"
+        ),
+    },
+)

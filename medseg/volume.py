@@ -1,0 +1,77 @@
+"""An array together with the grid it lies on: what travels between files and stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import GeometryError
+from medseg.geometry import AxisMap, Grid, axis_map
+
+if TYPE_CHECKING:
+    from monai.data import MetaTensor
+
+__all__ = ["Volume"]
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """Channels of voxels on one grid.
+
+    Attributes:
+        array: Shape (C, X, Y, Z).
+        grid: The grid of the last three axes.
+
+    Raises:
+        GeometryError: The array is not four-dimensional, or its shape is not the grid's.
+
+    Example:
+        >>> volume = Volume(np.zeros((1, 2, 3, 4)), Grid((2, 3, 4), np.eye(4)))
+        >>> volume.channels, volume.grid.axcodes
+        (1, 'RAS')
+    """
+
+    array: npt.NDArray[Any]
+    grid: Grid
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 4:
+            raise GeometryError(f"array has {self.array.ndim} dimensions, (C, X, Y, Z) is needed")
+        if self.array.shape[1:] != self.grid.shape:
+            raise GeometryError(f"array {self.array.shape[1:]} does not fit the grid {self.grid.shape}")
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return int(self.array.shape[0])
+
+    def mapped(self, axes: AxisMap) -> Volume:
+        """Permute and flip the spatial axes; no voxel is copied or interpolated."""
+        return Volume(axes.apply(self.array), self.grid.mapped(axes))
+
+    def reoriented(self, axcodes: str) -> Volume:
+        """The same voxels in the orientation ``axcodes``, such as ``"RAS"``."""
+        return self.mapped(axis_map(self.grid.axcodes, axcodes))
+
+    def to_metatensor(self) -> MetaTensor:
+        """A MONAI ``MetaTensor`` (C, X, Y, Z) with this grid's affine; shares memory where it can."""
+        import torch
+        from monai.data import MetaTensor
+
+        array = self.array
+        native = array.dtype.newbyteorder("=")
+        if array.dtype != native or any(stride < 0 for stride in array.strides):
+            array = np.ascontiguousarray(array, dtype=native)
+        if not array.flags.writeable:
+            array = array.copy()
+        return MetaTensor(torch.from_numpy(array), affine=torch.from_numpy(self.grid.affine.copy()))
+
+    @classmethod
+    def from_metatensor(cls, tensor: MetaTensor) -> Volume:
+        """From a MONAI ``MetaTensor`` of shape (C, X, Y, Z), on any device."""
+        array = tensor.as_tensor().detach().cpu().numpy()
+        affine = tensor.affine.detach().cpu().numpy()
+        return cls(array, Grid(array.shape[-3:], affine))
