@@ -1,0 +1,159 @@
+"""The run folder: where everything of a training lies.
+
+::
+
+    RUN/
+      recipe.yaml  plan.json  split.json  manifest.json
+      fold_0/
+        metrics.csv  tensorboard/
+        checkpoints/  resume.ckpt  last.pt  best.pt
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from medseg import __version__
+from medseg.errors import BundleError, InputError, MedsegError
+from medseg.runs.documents import load_json, load_yaml, save_json, save_yaml
+from medseg.runs.plan import Plan
+from medseg.runs.recipe import Recipe
+
+__all__ = ["FoldFolder", "RunFolder", "software_versions"]
+
+_FOLD = re.compile(r"fold_(\d+)")
+
+
+@dataclass(frozen=True)
+class FoldFolder:
+    """One fold's part of a run."""
+
+    path: Path
+
+    @property
+    def index(self) -> int:
+        """The fold's number, from 0."""
+        return int(self.path.name.removeprefix("fold_"))
+
+    @property
+    def resume_state(self) -> Path:
+        """Weights, optimiser and counters: what ``--resume`` goes on from."""
+        return self.path / "checkpoints" / "resume.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """One row per validation: step, minutes, loss, Dice per class."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files for TensorBoard."""
+        return self.path / "tensorboard"
+
+    def weights(self, which: str = "last") -> Path:
+        """The network's weights alone: those of the ``"last"`` step, or the ``"best"`` validated."""
+        return self.path / "checkpoints" / f"{which}.pt"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the fold was trained to its end."""
+        return (self.path / "finished.json").is_file()
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk. Nothing is read before it is asked for."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            InputError: There is no run in this folder.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            raise InputError("is no folder", where=folder, fix="give the --out folder of a training")
+        if not (folder / "plan.json").is_file():
+            raise InputError(
+                "holds no run (no plan.json)", where=folder, fix="give the --out folder of a training"
+            )
+        return cls(folder)
+
+    @property
+    def split_path(self) -> Path:
+        """Which cases are in which fold."""
+        return self.path / "split.json"
+
+    @property
+    def manifest_path(self) -> Path:
+        """Versions, seed, inputs and their hashes."""
+        return self.path / "manifest.json"
+
+    def recipe(self) -> Recipe:
+        """The recipe, with every default spelt out."""
+        return self._read(load_yaml, Recipe, "recipe.yaml")
+
+    def plan(self) -> Plan:
+        """The plan."""
+        return self._read(load_json, Plan, "plan.json")
+
+    def save_recipe(self, recipe: Recipe) -> None:
+        """Write the recipe."""
+        save_yaml(recipe, self.path / "recipe.yaml")
+
+    def save_plan(self, plan: Plan) -> None:
+        """Write the plan."""
+        save_json(plan, self.path / "plan.json")
+
+    def fold(self, index: int) -> FoldFolder:
+        """A fold's folder, whether it exists or not."""
+        return FoldFolder(self.path / f"fold_{index}")
+
+    def trained_folds(self) -> tuple[FoldFolder, ...]:
+        """The folds that have weights, in order.
+
+        Raises:
+            BundleError: There is none.
+        """
+        found = sorted(
+            int(match[1])
+            for entry in self.path.iterdir()
+            if (match := _FOLD.fullmatch(entry.name)) and self.fold(int(match[1])).weights().is_file()
+        )
+        if not found:
+            raise BundleError("has no trained weights yet", where=self.path, fix="train it, or use --resume")
+        return tuple(self.fold(index) for index in found)
+
+    def _read(self, load: Any, kind: Any, name: str) -> Any:
+        try:
+            return load(kind, self.path / name)
+        except MedsegError as error:
+            raise BundleError(
+                f"the run is damaged: {error.what}",
+                where=self.path / name,
+                fix="restore the file from a backup",
+            ) from error
+
+
+_REPORTED_PACKAGES = ("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
+
+
+def software_versions() -> dict[str, str]:
+    """Versions of medseg, Python, the platform and the packages that results depend on."""
+    versions = {"medseg": __version__, "python": sys.version.split()[0], "platform": platform.platform()}
+    for package in _REPORTED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions

@@ -1,0 +1,76 @@
+"""A plan: what the data decides. JSON, with a reason beside each decision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from medseg.labels import LabelScheme
+from medseg.runs.preprocessing import PreprocessingSpec
+
+__all__ = ["Fingerprint", "NetworkPlan", "Plan"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Fingerprint(_Part):
+    """What the training data is like, on grids oriented as the network sees them.
+
+    Attributes:
+        cases: Number of training cases.
+        median_shape: Median number of voxels per axis.
+        largest_shape: Largest number of voxels per axis.
+        median_spacing_mm: Median spacing per axis.
+        foreground_intensity: Per channel: percentiles 0.5 and 99.5, mean and standard deviation of the
+            intensities within labelled structures.
+        class_voxels: Number of voxels of each class, background first.
+    """
+
+    cases: int
+    median_shape: tuple[int, int, int]
+    largest_shape: tuple[int, int, int]
+    median_spacing_mm: tuple[float, float, float]
+    foreground_intensity: tuple[dict[str, float], ...]
+    class_voxels: tuple[int, ...]
+
+
+class NetworkPlan(_Part):
+    """A network that can be built: a registered name and all its keyword arguments."""
+
+    name: str
+    options: dict[str, Any]
+
+
+class Plan(_Part):
+    """All that the data decides about a training.
+
+    Attributes:
+        dataset: The data set's name.
+        channel_names: One per channel of the image, as the data set calls them.
+        labels: The classes.
+        fingerprint: What the decisions rest on.
+        preprocessing: Orientation, normalisation, spacing.
+        patch_size: Voxels per axis that the network sees in training, and in a window.
+        batch_size: Patches per step.
+        network: What is built.
+        reasons: For each decision, why.
+    """
+
+    dataset: str
+    channel_names: tuple[str, ...]
+    labels: LabelScheme
+    fingerprint: Fingerprint
+    preprocessing: PreprocessingSpec
+    patch_size: tuple[int, int, int]
+    batch_size: int = Field(ge=1)
+    network: NetworkPlan
+    reasons: dict[str, str]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Plan:
+        if self.preprocessing.channels != len(self.channel_names):
+            raise ValueError("preprocessing and channel_names differ in the number of channels")
+        return self

@@ -1,0 +1,189 @@
+"""A recipe: what a person chooses. Small, typed, and without Python."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from medseg.errors import ConfigError
+from medseg.registry import LOSSES, NETWORKS, did_you_mean
+from medseg.runs.documents import load_yaml
+
+__all__ = [
+    "Augmentation",
+    "InferenceChoice",
+    "LossChoice",
+    "NetworkChoice",
+    "OptimizerChoice",
+    "Recipe",
+    "TrainingChoice",
+    "load_recipe",
+    "recipe_names",
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkChoice(_Part):
+    """Which network, with the options that its constructor takes; the plan decides what is left out."""
+
+    name: str = "unet"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in NETWORKS:
+            raise ValueError(f"unknown network '{value}', {did_you_mean(value, NETWORKS.names())}")
+        return value
+
+
+class LossChoice(_Part):
+    """Which loss, with the options that its constructor takes."""
+
+    name: str = "dice_ce"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in LOSSES:
+            raise ValueError(f"unknown loss '{value}', {did_you_mean(value, LOSSES.names())}")
+        return value
+
+
+class OptimizerChoice(_Part):
+    """How weights move.
+
+    Attributes:
+        name: ``"adamw"`` or ``"sgd"`` (Nesterov momentum 0.99).
+        learning_rate: At its highest; it warms up linearly, then falls as (1 - progress) ** 0.9.
+        weight_decay: Decoupled for AdamW, L2 for SGD.
+        warmup: Part of the training in which the learning rate rises.
+        gradient_clip: Largest norm of the gradient.
+    """
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    weight_decay: float = Field(default=1e-2, ge=0.0)
+    warmup: float = Field(default=0.02, ge=0.0, lt=1.0)
+    gradient_clip: float = Field(default=12.0, gt=0.0)
+
+
+class Augmentation(_Part):
+    """Random changes to training patches; each is drawn with its own probability.
+
+    Attributes:
+        spatial_probability: Rotation and scaling together.
+        rotation_degrees: Largest rotation about each axis.
+        scale: Largest relative change of size.
+        mirror: Flip along each axis with probability 1/2. Along left/right only if no label has a side.
+        noise_probability: Gaussian noise.
+        noise_std: Largest standard deviation, in units of the normalised intensities.
+        blur_probability: Gaussian blur.
+        brightness_probability: Intensities times 1 +- ``brightness``.
+        brightness: Largest relative change.
+        gamma_probability: Gamma between ``gamma_range``.
+        gamma_range: Lowest and highest exponent.
+    """
+
+    spatial_probability: float = Field(default=0.5, ge=0.0, le=1.0)
+    rotation_degrees: float = Field(default=20.0, ge=0.0, le=180.0)
+    scale: float = Field(default=0.2, ge=0.0, lt=1.0)
+    mirror: bool = True
+    noise_probability: float = Field(default=0.15, ge=0.0, le=1.0)
+    noise_std: float = Field(default=0.15, ge=0.0)
+    blur_probability: float = Field(default=0.1, ge=0.0, le=1.0)
+    brightness_probability: float = Field(default=0.2, ge=0.0, le=1.0)
+    brightness: float = Field(default=0.25, ge=0.0, lt=1.0)
+    gamma_probability: float = Field(default=0.2, ge=0.0, le=1.0)
+    gamma_range: tuple[float, float] = (0.7, 1.5)
+
+
+class TrainingChoice(_Part):
+    """How long and on what a network trains.
+
+    Attributes:
+        max_steps: Optimiser steps, where neither ``--max-steps`` nor ``--max-minutes`` says otherwise.
+        patch_size: Voxels per axis; the plan decides if left out.
+        batch_size: Patches per step; the plan decides if left out.
+        foreground_fraction: Part of the patches that are centred on a voxel of a random foreground class.
+        validate_every: Steps between validations.
+        checkpoint_every: Steps between checkpoints, and the unit that ``--resume`` goes back to.
+        precision: ``"auto"`` takes bfloat16 where the device computes in it, else single precision.
+    """
+
+    max_steps: int = Field(default=25_000, ge=1)
+    patch_size: tuple[int, int, int] | None = None
+    batch_size: int | None = Field(default=None, ge=1)
+    foreground_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
+    validate_every: int = Field(default=250, ge=1)
+    checkpoint_every: int = Field(default=50, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class InferenceChoice(_Part):
+    """How windows slide.
+
+    Attributes:
+        overlap: Of neighbouring windows, as a part of their size.
+        blend: Weight of a window's voxels: ``"gaussian"`` favours its centre.
+    """
+
+    overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
+    blend: Literal["gaussian", "constant"] = "gaussian"
+
+
+class Recipe(_Part):
+    """All that a person chooses about a training.
+
+    Example:
+        >>> load_recipe("unet").network.name
+        'unet'
+    """
+
+    description: str = ""
+    folds: int = Field(default=5, ge=2)
+    split_seed: int = 0
+    spacing_mm: tuple[float, float, float] | None = None
+    network: NetworkChoice = NetworkChoice()
+    loss: LossChoice = LossChoice()
+    optimizer: OptimizerChoice = OptimizerChoice()
+    augmentation: Augmentation | None = Augmentation()
+    training: TrainingChoice = TrainingChoice()
+    inference: InferenceChoice = InferenceChoice()
+
+
+def _recipe_folder() -> Path:
+    package = Path(str(importlib.resources.files("medseg")))
+    installed = package / "pipelines"
+    return installed if installed.is_dir() else package.parent / "pipelines"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the recipes that come with medseg."""
+    return tuple(sorted(path.stem for path in _recipe_folder().glob("*.yaml")))
+
+
+def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
+    """A recipe by name, or from a YAML file.
+
+    Raises:
+        ConfigError: No such recipe (the nearest name is suggested), or a key that does not exist or fit.
+        InputError: The file cannot be read.
+    """
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        return load_yaml(Recipe, path)
+    if str(name_or_path) not in recipe_names():
+        raise ConfigError(
+            f"unknown recipe '{name_or_path}'",
+            fix=f"{did_you_mean(str(name_or_path), recipe_names())} (or give a .yaml file)",
+        )
+    return load_yaml(Recipe, _recipe_folder() / f"{name_or_path}.yaml")
