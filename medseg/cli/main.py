@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
+from typing import Any
 
-import click
 import typer
 
 from medseg import __version__
 from medseg.cli import console
 from medseg.errors import USAGE_EXIT_CODE, MedsegError
 
-__all__ = ["app", "run"]
+__all__ = ["app", "main", "run"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+# Older versions of typer raise click's UsageError, newer ones that of their own copy of click; neither
+# exports it, but both export this child of it.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
     name="medseg",
     help="3D medical image segmentation for CT and MR: train, predict, evaluate.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -41,31 +46,46 @@ def _main(
 
 
 def run(arguments: list[str] | None = None) -> None:
-    """Entry point: run the command line, turn errors into one line and an exit code."""
-    sys.exit(main(sys.argv[1:] if arguments is None else arguments))
+    """Entry point of the process: run the command line and leave with its exit code."""
+    code = main(sys.argv[1:] if arguments is None else arguments)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # who pipes into `head` knows that the rest is lost
+            print(f"medseg: standard output: {error.strerror}", file=sys.stderr)
+        # What could not be written now could not be written at the interpreter's end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = code or 1
+    sys.exit(code)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command line.
+    """Run the command line, turn errors into one line on standard error and an exit code.
 
     Args:
-        arguments: What stands behind ``medseg``.
+        arguments: What stands behind ``medseg``; none asks for help.
 
     Returns:
         The exit code: 0, an error's own code, 64 for a wrong call, 130 if interrupted.
     """
     console.settings.quiet = console.settings.debug = False
     try:
-        result = app(arguments, prog_name="medseg", standalone_mode=False)
+        result = app(arguments or ["--help"], prog_name="medseg", standalone_mode=False)
     except MedsegError as error:
         if console.settings.debug:
-            raise
+            traceback.print_exc()
         print(f"medseg: {error}", file=sys.stderr)
         return error.exit_code
-    except click.UsageError as error:
-        error.show()
+    except _UsageError as error:
+        print(_usage_line(error), file=sys.stderr)
         return USAGE_EXIT_CODE
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
+        result = _INTERRUPTED  # some versions of typer return this code themselves
+    if result == _INTERRUPTED:
         print("medseg: interrupted", file=sys.stderr)
-        return _INTERRUPTED
     return result if isinstance(result, int) else 0
+
+
+def _usage_line(error: Any) -> str:
+    command = error.ctx.command_path if error.ctx is not None else "medseg"
+    return f"{command}: {error.format_message().rstrip('.')}; see '{command} --help'"
