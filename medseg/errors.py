@@ -53,7 +53,7 @@ class MedsegError(Exception):
     def __str__(self) -> str:
         head = self.what if self.where is None else f"{self.where}: {self.what}"
         line = head if self.fix is None else f"{head}; {self.fix}"
-        return " ".join(line.split())
+        return " ".join(part.strip() for part in line.splitlines())
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments are lost by Exception's own pickling, and errors cross process borders.
@@ -90,9 +90,7 @@ class BundleError(MedsegError):
     exit_code = 6
 
 
-def _rebuild(
-    kind: type[MedsegError], what: str, where: str | None, fix: str | None
-) -> MedsegError:
+def _rebuild(kind: type[MedsegError], what: str, where: str | None, fix: str | None) -> MedsegError:
     return kind(what, where=where, fix=fix)
 
 
@@ -129,10 +127,10 @@ def explain_os_errors(where: str | PathLike[str]) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise InputError("does not exist", where=where, fix="check the path") from error
-    except (IsADirectoryError, NotADirectoryError) as error:
-        what = "is a folder, a file is needed"
-        if isinstance(error, NotADirectoryError):
-            what = "a part of this path is a file, a folder is needed"
+    except IsADirectoryError as error:
+        raise InputError("is a folder, a file is needed", where=where, fix="check the path") from error
+    except (NotADirectoryError, FileExistsError) as error:  # the latter where the last part is the file
+        what = "a part of this path is a file, a folder is needed"
         raise InputError(what, where=where, fix="check the path") from error
     except OSError as error:
         if error.errno in _RESOURCE_ERRNO:

@@ -49,7 +49,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as handle:
+            with temporary.open("r+b") as handle:  # Windows synchronises only what may be written
                 os.fsync(handle.fileno())
             temporary.replace(final)
             _synchronise_folder(final.parent)
@@ -82,16 +82,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: The file does not exist or is not JSON.
+        InputError: The file does not exist or is not JSON in UTF-8.
     """
     with explain_os_errors(path):
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
     try:
-        return json.loads(text)
+        return json.loads(content.decode("utf-8"))
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"is not valid JSON (line {error.lineno}: {error.msg})", where=path, fix="correct the file"
-        ) from error
+        reason = f"line {error.lineno}: {error.msg}"
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start} is not UTF-8"
+    except RecursionError:
+        reason = "nested too deeply"
+    raise InputError(f"is not valid JSON ({reason})", where=path, fix="correct the file")
 
 
 def require_writable_folder(folder: str | os.PathLike[str]) -> Path:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
+from nibabel.affines import apply_affine
+from nibabel.orientations import aff2axcodes
 
 from medseg.errors import ConfigError, GeometryError
 
@@ -59,9 +60,7 @@ def parse_axcodes(text: str) -> str:
     codes = text.upper()
     axes = {frozenset((code, _OPPOSITE.get(code, code))) for code in codes}
     if len(codes) != 3 or len(axes) != 3 or any(code not in _OPPOSITE for code in codes):
-        raise ConfigError(
-            f"'{text}' is not an orientation", fix="name each axis once, as in RAS, LPS or PIR"
-        )
+        raise ConfigError(f"'{text}' is not an orientation", fix="name each axis once, as in RAS, LPS or PIR")
     return codes
 
 
@@ -91,7 +90,8 @@ class AxisMap:
         leading = array.ndim - 3
         order = [*range(leading), *(leading + axis for axis in self.axes)]
         steps = tuple(slice(None, None, -1 if flip else 1) for flip in self.flips)
-        return array.transpose(order)[(..., *steps)]
+        mapped: npt.NDArray[Scalar] = array.transpose(order)[(..., *steps)]  # type: ignore[arg-type]
+        return mapped
 
     def inverse(self) -> AxisMap:
         """The map that undoes this one."""
@@ -156,7 +156,7 @@ class Grid:
         shape = tuple(int(size) for size in self.shape)
         if len(shape) != 3 or min(shape) < 1:
             raise GeometryError(f"shape {shape} is not three positive sizes", fix="check the header")
-        affine = np.array(self.affine, dtype=np.float64)
+        affine = np.array(self.affine, dtype=np.float64) + 0.0  # -0.0 would equal 0.0 but hash otherwise
         if affine.shape != (4, 4):
             raise GeometryError(f"affine has shape {affine.shape}, 4x4 is needed")
         if not np.isfinite(affine).all():
@@ -165,9 +165,7 @@ class Grid:
             raise GeometryError("the affine's last row is not 0 0 0 1", fix="repair the header")
         lengths = np.linalg.norm(affine[:3, :3], axis=0)
         if lengths.min() <= 0.0:
-            raise GeometryError(
-                f"spacing {_format_mm(lengths)} mm has a zero", fix="repair the header"
-            )
+            raise GeometryError(f"spacing {_format_mm(lengths)} mm has a zero", fix="repair the header")
         if abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6:
             raise GeometryError("the affine's axes lie in one plane", fix="repair the header")
         affine.flags.writeable = False
@@ -183,6 +181,10 @@ class Grid:
     def __hash__(self) -> int:
         return hash((self.shape, self.affine.tobytes()))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # An unpickled or deep-copied array would be writable, and a grid's hash must not change.
+        return Grid, (self.shape, self.affine)
+
     @cached_property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Distance between neighbouring voxel centres along each index axis, in millimetres."""
@@ -191,7 +193,7 @@ class Grid:
     @cached_property
     def axcodes(self) -> str:
         """The anatomical direction nearest to each index axis, such as ``"RAS"``."""
-        return "".join(nib.orientations.aff2axcodes(self.affine))
+        return "".join(aff2axcodes(self.affine))
 
     @property
     def origin_mm(self) -> FloatArray:
@@ -201,7 +203,7 @@ class Grid:
     @cached_property
     def directions(self) -> FloatArray:
         """3x3, unit vectors of the index axes as columns."""
-        return self.affine[:3, :3] / np.asarray(self.spacing_mm)
+        return np.asarray(self.affine[:3, :3] / np.asarray(self.spacing_mm), dtype=np.float64)
 
     @cached_property
     def is_orthogonal(self) -> bool:
@@ -221,13 +223,11 @@ class Grid:
 
     def to_world(self, indices: npt.ArrayLike) -> FloatArray:
         """Indices (..., 3) to RAS+ millimetres (..., 3)."""
-        return np.asarray(nib.affines.apply_affine(self.affine, indices), dtype=np.float64)
+        return np.asarray(apply_affine(self.affine, indices), dtype=np.float64)
 
     def to_index(self, positions_mm: npt.ArrayLike) -> FloatArray:
         """RAS+ millimetres (..., 3) to (fractional) indices (..., 3)."""
-        return np.asarray(
-            nib.affines.apply_affine(np.linalg.inv(self.affine), positions_mm), dtype=np.float64
-        )
+        return np.asarray(apply_affine(np.linalg.inv(self.affine), positions_mm), dtype=np.float64)
 
     def corners_mm(self) -> FloatArray:
         """Centres of the eight corner voxels, (8, 3), in RAS+ millimetres."""

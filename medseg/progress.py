@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TypeVar
 
@@ -30,14 +30,16 @@ class SilentProgress:
         yield lambda _amount: None
 
 
-def track(items: Iterable[Item], description: str, progress: Progress, total: int | None = None) -> Iterator[Item]:
+def track(
+    items: Iterable[Item], description: str, progress: Progress, total: int | None = None
+) -> Iterator[Item]:
     """Yield ``items`` one by one and advance a task after each.
 
     Example:
         >>> list(track("ab", "letters", SilentProgress()))
         ['a', 'b']
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with progress.task(description, total) as advance:
         for item in items:

@@ -100,28 +100,23 @@ class Registry:
         """
         if name in self._entries:
             raise ConfigError(f"{self.kind} '{name}' is registered already", fix="choose another")
-        if target.count(":") != 1:
-            raise ConfigError(
-                f"'{target}' does not name a {self.kind}", fix="write it as 'module:attribute'"
-            )
+        module, _, attribute = target.partition(":")
+        if not module or not attribute or ":" in attribute:
+            raise ConfigError(f"'{target}' does not name a {self.kind}", fix="write it as 'module:attribute'")
         self._entries[name] = Entry(target, summary)
 
 
 NETWORKS = Registry(
     "network",
     {
-        "unet": Entry(
-            "medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"
-        ),
+        "unet": Entry("medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"),
     },
 )
 
 LOSSES = Registry(
     "loss",
     {
-        "dice_ce": Entry(
-            "medseg.losses.modules:DiceCELoss", "soft Dice plus cross-entropy, in equal parts"
-        ),
+        "dice_ce": Entry("medseg.losses.modules:DiceCELoss", "soft Dice plus cross-entropy, in equal parts"),
     },
 )
 

@@ -16,7 +16,17 @@ from rich.table import Table
 
 from medseg.progress import Progress, SilentProgress
 
-__all__ = ["DebugOption", "JsonOption", "QuietOption", "bars", "output", "print_json", "print_table", "settings", "status"]
+__all__ = [
+    "DebugOption",
+    "JsonOption",
+    "QuietOption",
+    "bars",
+    "output",
+    "print_json",
+    "print_table",
+    "settings",
+    "status",
+]
 
 
 @dataclass
