@@ -91,12 +91,15 @@ class LabelScheme:
         """From the ``labels`` entry of a ``dataset.json``, MSD's ``{"1": name}`` or nnU-Net's ``{name: 1}``.
 
         Raises:
-            ConfigError: Neither form, or nnU-Net's region form (a list of values for a name).
+            ConfigError: Neither form, nnU-Net's region form (a list of values for a name), a value declared
+                twice, or nothing but the background.
         """
-        if all(_is_integer(key) and isinstance(name, str) for key, name in labels.items()):
-            return cls.from_names({int(value): name for value, name in labels.items()})
+        if not isinstance(labels, Mapping):
+            raise ConfigError("labels are not declared as names and values", fix="correct dataset.json")
+        is_msd = all(_is_integer(key) and isinstance(name, str) for key, name in labels.items())
+        pairs = [(name, value) for value, name in labels.items()] if is_msd else list(labels.items())
         names: dict[int, str] = {}
-        for name, value in labels.items():
+        for name, value in pairs:
             if not _is_integer(value):
                 raise ConfigError(
                     f"label '{name}' is declared as {value!r}, one integer is needed",
@@ -105,6 +108,8 @@ class LabelScheme:
             if int(value) in names:
                 raise ConfigError(f"label value {value} is declared twice", fix="correct dataset.json")
             names[int(value)] = name
+        if not set(names) - {BACKGROUND}:
+            raise ConfigError("no label but the background is declared", fix="correct dataset.json")
         return cls.from_names(names)
 
     def __len__(self) -> int:
@@ -130,22 +135,31 @@ class LabelScheme:
         """The smallest integer type that holds every value."""
         return smallest_integer_dtype(self.values)
 
-    @cached_property
+    @property
     def has_sides(self) -> bool:
         """Whether any class has a left/right partner."""
-        return any(self.partner_index(index) is not None for index in range(len(self)))
+        return any(partner is not None for partner in self._partners)
 
     def partner_index(self, index: int) -> int | None:
-        """The index of the same structure on the other side of the body, found by name."""
-        mirrored = _mirrored_name(self.classes[index].name)
-        if mirrored is None:
-            return None
+        """The index of the same structure on the other side of the body, found by name.
+
+        Partners are mutual: exchanging all of them twice changes nothing.
+        """
+        return self._partners[index]
+
+    @cached_property
+    def _partners(self) -> tuple[int | None, ...]:
         names = [name.lower() for name in self.names]
-        return names.index(mirrored) if mirrored in names else None
+        index_of = {name: index for index, name in enumerate(names) if names.count(name) == 1}
+        mirrored = [index_of.get(_mirrored_name(name) or "") for name in names]
+        return tuple(
+            other if other is not None and mirrored[other] == index else None
+            for index, other in enumerate(mirrored)
+        )
 
     def to_indices(
         self, array: npt.NDArray[Any], *, where: str | None = None
-    ) -> npt.NDArray[np.uint8] | npt.NDArray[np.uint16]:
+    ) -> npt.NDArray[np.uint8 | np.uint16]:
         """Values in a file to class indices, in the smallest type that holds them.
 
         Args:
@@ -157,19 +171,33 @@ class LabelScheme:
         """
         present = np.unique(array)
         if not np.isin(present, self.values).all():
-            stray = [f"{value:g}" for value in present[~np.isin(present, self.values)]]
+            stray = [f"{float(value):.12g}" for value in present[~np.isin(present, self.values)]]
             shown = ", ".join(stray[:5]) + (", …" if len(stray) > 5 else "")
             raise InputError(
                 f"label value {shown} is not declared (declared: {', '.join(map(str, self.values))})",
                 where=where,
                 fix="declare it in dataset.json or correct the label map",
             )
-        dtype = np.uint8 if len(self) <= 256 else np.uint16
-        return np.searchsorted(self.values, array).astype(dtype)
+        if self.dtype.itemsize > 2:
+            return np.searchsorted(self.values, array).astype(self._index_dtype)
+        indices: npt.NDArray[np.uint8 | np.uint16] = self._index_table[array.astype(self.dtype, copy=False)]
+        return indices
 
     def to_values(self, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Class indices to the values that files hold, in the smallest type that holds them."""
-        return np.asarray(self.values, dtype=self.dtype)[indices]
+        values: npt.NDArray[Any] = np.asarray(self.values, dtype=self.dtype)[indices]
+        return values
+
+    @property
+    def _index_dtype(self) -> type[np.uint8 | np.uint16]:
+        return np.uint8 if len(self) <= 256 else np.uint16
+
+    @cached_property
+    def _index_table(self) -> npt.NDArray[np.uint8 | np.uint16]:
+        # A table needs no eight-byte integer per voxel, as a search would.
+        table = np.zeros(max(self.values) + 1, dtype=self._index_dtype)
+        table[list(self.values)] = np.arange(len(self))
+        return table
 
 
 def smallest_integer_dtype(values: Sequence[int] | npt.NDArray[Any]) -> np.dtype[Any]:
