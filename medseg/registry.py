@@ -26,11 +26,11 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
         >>> did_you_mean("xyz", ["unet", "segnet"])
         'choose one of segnet, unet'
     """
-    known = sorted(choices)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    known = {choice.lower(): choice for choice in sorted(choices)}
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
     if near:
-        return f"did you mean '{near[0]}'?"
-    return f"choose one of {', '.join(known)}"
+        return f"did you mean '{known[near[0]]}'?"
+    return f"choose one of {', '.join(known.values())}"
 
 
 @dataclass(frozen=True)
