@@ -17,8 +17,8 @@ __all__ = ["app", "main", "run"]
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
-# Older versions of typer raise click's UsageError, newer ones that of their own copy of click; neither
-# exports it, but both export this child of it.
+# Typer brings its own copy of click, so click's UsageError is another class; this child of the right one is
+# what typer exports.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 app = typer.Typer(
