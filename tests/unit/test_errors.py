@@ -100,7 +100,7 @@ def test_unusable_paths(code: int, words: str) -> None:
 
 
 def test_exhausted_memory() -> None:
-    with pytest.raises(ResourceError, match="big.nii: not enough memory"), explain_os_errors("big.nii"):
+    with pytest.raises(ResourceError, match=r"big\.nii: not enough memory"), explain_os_errors("big.nii"):
         raise MemoryError
 
 
