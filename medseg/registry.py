@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from medseg.errors import ConfigError
 
-__all__ = ["LOSSES", "NETWORKS", "SEGMENTERS", "Entry", "Registry", "did_you_mean"]
+__all__ = ["LOSSES", "NETWORKS", "SEGMENTERS", "VOLUME_FORMATS", "Entry", "Registry", "did_you_mean"]
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -92,6 +93,33 @@ class Registry:
         module, attribute = self.entry(name).target.split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def build(self, name: str, **options: Any) -> Any:
+        """Call what ``name`` stands for with ``options``.
+
+        Raises:
+            ConfigError: The name or an option is unknown, or a value is invalid (the thing's own
+                ``ValueError`` or ``TypeError``, written as "what is wrong; how to fix it").
+
+        Example:
+            >>> registry = Registry("number", {"half": Entry("fractions:Fraction", "a fraction")})
+            >>> registry.build("half", numerator=1, denominator=2)
+            Fraction(1, 2)
+            >>> registry.build("half", numertor=1)
+            Traceback (most recent call last):
+            medseg.errors.ConfigError: number 'half': has no option 'numertor'; did you mean 'numerator'?
+        """
+        make = self.resolve(name)
+        where = f"{self.kind} '{name}'"
+        known = inspect.signature(make).parameters
+        for option in options:
+            if option not in known:
+                raise ConfigError(f"has no option '{option}'", where=where, fix=did_you_mean(option, known))
+        try:
+            return make(**options)
+        except (TypeError, ValueError) as error:
+            what, _, fix = str(error).partition("; ")
+            raise ConfigError(what, where=where, fix=fix or "check the options") from error
+
     def register(self, name: str, target: str, summary: str) -> None:
         """Add a name, so that recipes and the command line know it.
 
@@ -128,3 +156,12 @@ SEGMENTERS = Registry(
         ),
     },
 )
+
+VOLUME_FORMATS = Registry(
+    "volume format",
+    {
+        ".nii": Entry("medseg.io.nifti:NiftiFormat", "NIfTI"),
+        ".nii.gz": Entry("medseg.io.nifti:NiftiFormat", "NIfTI, compressed"),
+    },
+)
+"""Formats of images and label maps, by the suffix of the file's name."""

@@ -1,0 +1,398 @@
+"""U-Net in 2D and 3D. Imports torch and :mod:`medseg.networks.blocks` alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medseg.networks.blocks import (
+    ConvStack,
+    CropConcat,
+    LinearUpsample,
+    TransposedUpsample,
+    check_images,
+    choice,
+    convolution,
+    he_initialise,
+    is_symbolic,
+    max_pool,
+    per_axis,
+    positive,
+)
+
+__all__ = ["UNet", "UNetDecoder", "UNetEncoder"]
+
+_UPSAMPLE = {"transposed": TransposedUpsample, "linear": LinearUpsample}
+
+
+class UNet(nn.Module):
+    """U-Net: a contracting path, an expanding path, and skips between them.
+
+    Every level has two convolutions; max pooling leads down, an up-convolution that halves the channels
+    leads up, where the skip is joined on. With ``padding="same"`` any input size is taken and given back;
+    with ``"valid"`` the border that the convolutions cannot see is lost and only some sizes fit
+    (:meth:`output_size`, :meth:`nearest_sizes`).
+
+    :meth:`forward` always gives the one full-resolution score map. :meth:`forward_deep`, for training
+    with deep supervision, gives it with those of the levels below. The weights that both share have the
+    same names and, by seed, the same values with ``deep_supervision`` on and off.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        out_channels: Classes.
+        features: Channels of each level, from the finest to the coarsest; its length is the depth.
+        norm: ``"batch"``, ``"instance"``, ``"group"`` or ``None``.
+        activation: ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
+        dropout: Probability of dropout at the end of the contracting path (its two coarsest levels).
+        padding: ``"same"`` or ``"valid"``.
+        upsample: ``"transposed"`` or ``"linear"`` (interpolation and a 1x1x1 convolution).
+        kernel_sizes: One a level, each one number or one an axis, such as ``(3, 3, 1)`` where the third
+            axis is coarse; 3 if not given.
+        strides: One for each step down, that is one fewer than the levels; 2 if not given.
+        deep_supervision: Whether to have heads on the coarser levels of the expanding path.
+
+    Raises:
+        ValueError: An option is invalid.
+
+    Example:
+        >>> network = UNet(2, in_channels=1, out_channels=3, features=(8, 16))
+        >>> network(torch.zeros(1, 1, 9, 12)).shape
+        torch.Size([1, 3, 9, 12])
+
+    References:
+        Ronneberger, Fischer, Brox, U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016, which
+        besides doubles the channels before each pooling, here given by ``features`` a level.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 2,
+        features: Sequence[int] = (32, 64, 128, 256, 320),
+        norm: str | None = "batch",
+        activation: str = "relu",
+        dropout: float = 0.0,
+        padding: str = "same",
+        upsample: str = "transposed",
+        kernel_sizes: Sequence[int | Sequence[int]] | None = None,
+        strides: Sequence[int | Sequence[int]] | None = None,
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        if spatial_dims not in (2, 3):
+            raise ValueError(f"spatial_dims={spatial_dims!r} is not supported; choose 2 or 3")
+        self.spatial_dims = spatial_dims
+        self.in_channels = positive(in_channels, "in_channels")
+        self.out_channels = positive(out_channels, "out_channels")
+        self.features = tuple(positive(width, "features") for width in features)
+        self.kernel_sizes, self.strides = _geometry(len(self.features), spatial_dims, kernel_sizes, strides)
+        self.padding = choice(padding, ("same", "valid"), "padding")
+        self.deep_supervision = deep_supervision
+
+        self.encoder = UNetEncoder(
+            spatial_dims,
+            self.in_channels,
+            self.features,
+            self.kernel_sizes,
+            self.strides,
+            norm=norm,
+            activation=activation,
+            padding=padding,
+            dropout=dropout,
+        )
+        self.decoder = UNetDecoder(
+            spatial_dims,
+            self.features,
+            self.kernel_sizes,
+            self.strides,
+            norm=norm,
+            activation=activation,
+            padding=padding,
+            upsample=upsample,
+        )
+        self.head = convolution(spatial_dims, self.features[0], self.out_channels, 1)
+        he_initialise(self)
+        # Last, so that by seed the rest is the same with and without them.
+        coarser = self.features[1:-1] if deep_supervision else ()
+        self.deep_heads = nn.ModuleList(
+            convolution(spatial_dims, width, self.out_channels, 1) for width in coarser
+        )
+        he_initialise(self.deep_heads)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (logits) of a batch of images.
+
+        Args:
+            images: Shape (B, C, X, Y[, Z]).
+
+        Returns:
+            Shape (B, classes, X', Y'[, Z']); the input's size with ``padding="same"``.
+
+        Raises:
+            ValueError: The network cannot take this shape; the message names the nearest sizes it can.
+        """
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self.check_input(images)
+        scores: Tensor = self.head(self.decoder(self.encoder(images))[-1])
+        return scores
+
+    def forward_deep(self, images: Tensor) -> list[Tensor]:
+        """Class scores of every supervised level, the full resolution first.
+
+        Args:
+            images: Shape (B, C, X, Y[, Z]).
+
+        Returns:
+            What :meth:`forward` gives, then, with ``deep_supervision``, the scores of each coarser level
+            but the coarsest, each on its own grid.
+
+        Raises:
+            ValueError: The network cannot take this shape; the message names the nearest sizes it can.
+        """
+        self.check_input(images)
+        maps = self.decoder(self.encoder(images))[::-1]
+        heads = [self.head, *self.deep_heads]
+        return [head(features) for head, features in zip(heads, maps, strict=False)]
+
+    def check_input(self, images: Tensor) -> None:
+        """Refuse a shape that this network cannot take.
+
+        Args:
+            images: Shape (B, C, X, Y[, Z]).
+
+        Raises:
+            ValueError: Axes, channels or sizes do not fit; the message names the nearest sizes that do.
+        """
+        if is_symbolic(images):
+            return
+        check_images(images, self.spatial_dims, self.in_channels)
+        if self.padding == "same":
+            return
+        size = tuple(images.shape[2:])
+        for axis, length in enumerate(size):
+            if self._output_length(length, axis) is None:
+                near = " or ".join(str(n) for n in self.nearest_sizes(length, axis))
+                raise ValueError(
+                    f"the input's axis {'XYZ'[axis]} has {length} voxels of size {size}, which this network "
+                    f"cannot pool evenly; pad or crop it to {near}"
+                )
+
+    def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """The output's size in voxels for an input of ``size`` voxels.
+
+        Raises:
+            ValueError: The network cannot take this size; the message names the nearest it can.
+
+        Example:
+            >>> with torch.device("meta"):
+            ...     network = UNet(2, features=(64, 128, 256, 512, 1024), padding="valid")
+            >>> network.output_size((572, 572))
+            (388, 388)
+        """
+        if len(size) != self.spatial_dims:
+            raise ValueError(
+                f"size {tuple(size)} does not have {self.spatial_dims} axes; give one number each"
+            )
+        lengths = []
+        for axis, length in enumerate(size):
+            result = self._output_length(length, axis)
+            if result is None:
+                near = " or ".join(str(n) for n in self.nearest_sizes(length, axis))
+                raise ValueError(f"axis {'XYZ'[axis]} of size {tuple(size)} does not fit; use {near}")
+            lengths.append(result)
+        return tuple(lengths)
+
+    def nearest_sizes(self, length: int, axis: int) -> tuple[int, ...]:
+        """The nearest number of voxels along ``axis`` that fits at or below ``length``, and at or above.
+
+        Args:
+            length: Voxels.
+            axis: 0, 1 or 2.
+
+        Returns:
+            One or two sizes, ascending: none may fit below.
+        """
+        below = next((n for n in range(length, 0, -1) if self._output_length(n, axis) is not None), None)
+        above = max(1, length)
+        while self._output_length(above, axis) is None:
+            above += 1
+        return tuple(sorted({n for n in (below, above) if n is not None}))
+
+    def total_stride(self) -> tuple[int, ...]:
+        """Voxels of the input per voxel of the coarsest level, by axis.
+
+        Inputs whose sizes are multiples of it pool evenly all the way down.
+        """
+        return tuple(math.prod(step[axis] for step in self.strides) for axis in range(self.spatial_dims))
+
+    def _output_length(self, length: int, axis: int) -> int | None:
+        """The output's voxels along one axis; ``None`` if this length does not fit."""
+        if self.padding == "same":
+            return length if length >= 1 else None
+        # Two convolutions a level, each of which loses its kernel's width less one.
+        losses = [2 * (kernel[axis] - 1) for kernel in self.kernel_sizes]
+        for loss, stride in zip(losses, self.strides, strict=False):
+            length -= loss
+            if length < 1 or length % stride[axis]:
+                return None
+            length //= stride[axis]
+        length -= losses[-1]
+        for loss, stride in zip(losses[-2::-1], self.strides[::-1], strict=True):
+            length = length * stride[axis] - loss
+        return length if length >= 1 else None
+
+
+class UNetEncoder(nn.Module):
+    """The contracting path: feature maps of every level, the finest first.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        features: Channels of each level.
+        kernel_sizes: One a level.
+        strides: One for each step down.
+        norm: As in :class:`UNet`.
+        activation: As in :class:`UNet`.
+        padding: As in :class:`UNet`.
+        dropout: As in :class:`UNet`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int],
+        kernel_sizes: Sequence[Sequence[int]],
+        strides: Sequence[Sequence[int]],
+        *,
+        norm: str | None = "batch",
+        activation: str = "relu",
+        padding: str = "same",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout={dropout!r} is no probability; give 0 or more, below 1")
+        self.levels = nn.ModuleList()
+        for level, (width, kernel) in enumerate(zip(features, kernel_sizes, strict=True)):
+            stage = nn.Sequential()
+            if level > 0:
+                stage.add_module("pool", max_pool(spatial_dims, strides[level - 1]))
+            stage.add_module(
+                "convs",
+                ConvStack(
+                    spatial_dims,
+                    features[level - 1] if level > 0 else in_channels,
+                    width,
+                    kernel,
+                    norm=norm,
+                    activation_name=activation,
+                    padding=padding,
+                ),
+            )
+            if dropout > 0.0 and level >= len(features) - 2:
+                stage.add_module("dropout", nn.Dropout(dropout))
+            self.levels.append(stage)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, features[level], …) of every level, the finest first."""
+        maps: list[Tensor] = []
+        for level in self.levels:
+            images = level(images)
+            maps.append(images)
+        return maps
+
+
+class UNetDecoder(nn.Module):
+    """The expanding path: feature maps of every level but the coarsest, the coarsest of them first.
+
+    Args:
+        spatial_dims: 2 or 3.
+        features: Channels of each level.
+        kernel_sizes: One a level.
+        strides: One for each step down.
+        norm: As in :class:`UNet`.
+        activation: As in :class:`UNet`.
+        padding: As in :class:`UNet`.
+        upsample: As in :class:`UNet`.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        features: Sequence[int],
+        kernel_sizes: Sequence[Sequence[int]],
+        strides: Sequence[Sequence[int]],
+        *,
+        norm: str | None = "batch",
+        activation: str = "relu",
+        padding: str = "same",
+        upsample: str = "transposed",
+    ) -> None:
+        super().__init__()
+        make_upsample = _UPSAMPLE[choice(upsample, tuple(_UPSAMPLE), "upsample")]
+        self.up = nn.ModuleList()
+        self.join = nn.ModuleList()
+        self.levels = nn.ModuleList()
+        for level in reversed(range(len(features) - 1)):
+            width = features[level]
+            self.up.append(
+                make_upsample(
+                    spatial_dims, features[level + 1], width, strides[level], activation_name=activation
+                )
+            )
+            self.join.append(CropConcat(spatial_dims, padding))
+            self.levels.append(
+                ConvStack(
+                    spatial_dims,
+                    2 * width,
+                    width,
+                    kernel_sizes[level],
+                    norm=norm,
+                    activation_name=activation,
+                    padding=padding,
+                )
+            )
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """Feature maps (B, features[level], …) on the way up, the finest last.
+
+        Args:
+            maps: Those of the encoder, the finest first.
+        """
+        features = maps[-1]
+        results: list[Tensor] = []
+        for index, (up, join, level) in enumerate(zip(self.up, self.join, self.levels)):  # noqa: B905 (scripted)
+            features = level(join(maps[-2 - index], up(features)))
+            results.append(features)
+        return results
+
+
+def _geometry(
+    depth: int,
+    spatial_dims: int,
+    kernel_sizes: Sequence[int | Sequence[int]] | None,
+    strides: Sequence[int | Sequence[int]] | None,
+) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    """Kernel sizes of each level and strides of each step down, spelt out for each axis."""
+    if depth < 2:
+        raise ValueError(f"features names {depth} levels, a U-Net has two or more; give two widths or more")
+    kernels = [3] * depth if kernel_sizes is None else list(kernel_sizes)
+    steps = [2] * (depth - 1) if strides is None else list(strides)
+    if len(kernels) != depth:
+        raise ValueError(
+            f"kernel_sizes has {len(kernels)} entries for {depth} levels; give one for each of features"
+        )
+    if len(steps) != depth - 1:
+        raise ValueError(
+            f"strides has {len(steps)} entries for {depth} levels; give {depth - 1}, one for each step down"
+        )
+    spelt_kernels = tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels)
+    if any(size % 2 == 0 for kernel in spelt_kernels for size in kernel):
+        raise ValueError(f"kernel_sizes={kernel_sizes} has even sizes, which have no middle; use odd ones")
+    return spelt_kernels, tuple(per_axis(step, spatial_dims, "strides") for step in steps)
