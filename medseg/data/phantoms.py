@@ -89,7 +89,7 @@ def make_phantom(
     """
     scene = scene_of(kind)
     parse_axcodes(axcodes)
-    if len(shape) != 3 or min(shape) < 16:
+    if min(shape) < 16:
         raise ConfigError(f"shape {shape} is too small for a phantom", fix="use at least 16 voxels a side")
     rng = np.random.default_rng(seed)
     spacing = scene.spacing_mm if spacing_mm is None else spacing_mm
