@@ -1,0 +1,285 @@
+"""NIfTI-1 and NIfTI-2 in one file, plain or gzipped.
+
+nibabel reads and makes the headers; the voxels are streamed here, so that a truncated or corrupt file is
+noticed, no array is held twice, and big-endian data are swapped in place.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import nibabel as nib
+import numpy as np
+import numpy.typing as npt
+from nibabel.spatialimages import HeaderDataError
+
+from medseg.errors import InputError, explain_os_errors
+from medseg.geometry import Grid
+from medseg.io.contract import VolumeHeader
+from medseg.io.nifti_geometry import grid_of, set_grid
+from medseg.io.sizes import require_in_file, require_memory
+from medseg.io.values import require_real, scaled_dtype
+from medseg.volume import Volume
+
+__all__ = ["NiftiFormat"]
+
+_HEADER_TYPES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+_GZIP_MAGIC = b"\x1f\x8b"
+_EXTENSION_FLAG_BYTES = 4
+_CHUNK_BYTES = 1 << 20
+_SLAB_BYTES = 1 << 24
+_COMPRESSION_LEVEL = 1
+_LARGEST_NIFTI1_SIZE = np.iinfo(np.int16).max
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """How the voxels lie in the file.
+
+    Attributes:
+        header: What users see.
+        shape: (X, Y, Z, C).
+        dtype: In the file's byte order.
+        offset: Where the voxels start, in bytes of the uncompressed file.
+        slope: Factor on stored values, or ``None`` if they are not scaled.
+        intercept: Added after that.
+    """
+
+    header: VolumeHeader
+    shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float | None
+    intercept: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.header.channels * self.header.grid.voxel_count * self.dtype.itemsize
+
+
+class NiftiFormat:
+    """Reads and writes ``.nii`` and ``.nii.gz``."""
+
+    def read_header(self, path: Path) -> VolumeHeader:
+        """Read the header; see ``VolumeFormat``."""
+        with _opened(path) as stream:
+            return _read_stored(stream, path).header
+
+    def read(self, path: Path) -> Volume:
+        """Read header and voxels; see ``VolumeFormat``."""
+        with _opened(path) as stream:
+            stored = _read_stored(stream, path)
+            scaled_bytes = 0 if stored.slope is None else stored.header.nbytes
+            require_memory(stored.nbytes + scaled_bytes, path)
+            flat = _read_voxels(stream, stored, path)
+        if stored.slope is not None:
+            flat = flat.astype(stored.header.dtype)
+            flat *= flat.dtype.type(stored.slope)
+            flat += flat.dtype.type(stored.intercept)
+        array = np.moveaxis(flat.reshape(stored.shape, order="F"), 3, 0)
+        return Volume(array, stored.header.grid)
+
+    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:
+        """Write (C, X, Y, Z); see ``VolumeFormat``."""
+        header = _new_header(array, dtype, grid)
+        with path.open("xb") as file:
+            if not path.name.lower().endswith(".gz"):
+                _write_stream(file, header, array, dtype)
+                return
+            # Neither the name nor the time goes into the file: equal volumes make equal files.
+            with gzip.GzipFile("", "wb", _COMPRESSION_LEVEL, file, mtime=0) as stream:
+                _write_stream(stream, header, array, dtype)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """Open for reading, unpacking if the name says so; damaged compression becomes an ``InputError``."""
+    with explain_os_errors(path), path.open("rb") as file:
+        magic = file.read(2)
+        file.seek(0)
+        if not magic:
+            raise InputError("is empty", where=path, fix="copy or export it again")
+        compressed = path.name.lower().endswith(".gz")
+        if compressed != (magic == _GZIP_MAGIC):
+            what, fix = ("is not", ".nii") if compressed else ("is", ".nii.gz")
+            raise InputError(
+                f"{what} compressed by gzip, against its name", where=path, fix=f"rename it to end in {fix}"
+            )
+        if not compressed:
+            yield file
+            return
+        try:
+            with gzip.GzipFile(fileobj=file) as stream:
+                yield cast(IO[bytes], stream)
+        except EOFError as error:
+            raise _truncated(path) from error
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"is corrupt ({error})", where=path, fix="copy or export it again") from error
+
+
+def _truncated(path: Path) -> InputError:
+    return InputError("ends too early: it is truncated", where=path, fix="copy or export it again")
+
+
+def _read_stored(stream: IO[bytes], path: Path) -> _Stored:
+    header = _parse_header(stream, path)
+    *space, channels = shape = _shape_of(header, path)
+    stored_type = _dtype_of(header, path)
+    offset = _offset_of(header, path)
+    voxels = int(np.prod(shape, dtype=object))
+    compressed = isinstance(stream, gzip.GzipFile)
+    require_in_file(
+        offset + voxels * stored_type.itemsize,
+        path.stat().st_size,
+        compressed=compressed,
+        shape=shape if channels > 1 else space,
+        where=path,
+    )
+    slope, intercept = _scaling_of(header, path)
+    native = stored_type.newbyteorder("=")
+    dtype = native if slope is None else scaled_dtype(native, slope, intercept)
+    grid = grid_of(header, (shape[0], shape[1], shape[2]), path)
+    return _Stored(VolumeHeader(path, grid, channels, dtype), shape, stored_type, offset, slope, intercept)
+
+
+def _parse_header(stream: IO[bytes], path: Path) -> nib.Nifti1Header:
+    size_field = stream.read(4)
+    sizes = {int.from_bytes(size_field, "little"): "<", int.from_bytes(size_field, "big"): ">"}
+    size = next((size for size in sizes if size in _HEADER_TYPES), None)
+    if size is None:
+        if len(size_field) < 4:
+            raise _truncated(path)
+        raise InputError("is no NIfTI file", where=path, fix="check where it comes from, or its suffix")
+    block = size_field + stream.read(size - 4)
+    if len(block) < size:
+        raise _truncated(path)
+    header = _HEADER_TYPES[size](block, endianness=sizes[size], check=False)
+    magic = bytes(header["magic"])[:3].rstrip(b"\0")
+    if magic in (b"ni1", b"ni2"):
+        raise InputError(
+            "is the header of a pair of files (.hdr and .img)", where=path, fix="convert the pair to one .nii"
+        )
+    if magic not in (b"n+1", b"n+2"):
+        raise InputError(
+            "is no NIfTI file (it may be Analyze 7.5, which does not tell left from right)",
+            where=path,
+            fix="convert it again from the source",
+        )
+    return header
+
+
+def _shape_of(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int, int]:
+    """The shape (X, Y, Z, C); dimensions of size one at the end do not count."""
+    dimensions = int(header["dim"][0])
+    sizes = [int(size) for size in header["dim"][1:8]]
+    if not 1 <= dimensions <= 7 or min(sizes[:dimensions]) < 1:
+        raise InputError(
+            f"the header's dimensions {[dimensions, *sizes]} are not valid", where=path, fix="export it again"
+        )
+    sizes = sizes[:dimensions]
+    while len(sizes) > 4 and sizes[-1] == 1:
+        sizes.pop()
+    shown = "x".join(map(str, sizes))
+    if len(sizes) < 3:
+        raise InputError(
+            f"is a {len(sizes)}D image ({shown}), 3D is needed",
+            where=path,
+            fix="stack the slices to a volume, with their spacing and position",
+        )
+    if len(sizes) > 4:
+        raise InputError(
+            f"is a {len(sizes)}D image ({shown}), 3D is needed (or 4D, channels last)",
+            where=path,
+            fix="split it into volumes; a deformation field is no image",
+        )
+    channels = sizes[3] if len(sizes) == 4 else 1
+    return sizes[0], sizes[1], sizes[2], channels
+
+
+def _dtype_of(header: nib.Nifti1Header, path: Path) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except HeaderDataError as error:
+        raise InputError(
+            f"datatype code {int(header['datatype'])} is unknown", where=path, fix="convert it to float32"
+        ) from error
+    require_real(dtype, path)
+    return dtype
+
+
+def _offset_of(header: nib.Nifti1Header, path: Path) -> int:
+    offset = float(header["vox_offset"])
+    smallest = int(header["sizeof_hdr"]) + _EXTENSION_FLAG_BYTES
+    if not np.isfinite(offset) or offset < smallest or offset != int(offset):
+        raise InputError(
+            f"the voxels cannot start at byte {offset:g} (vox_offset), behind the header is {smallest}",
+            where=path,
+            fix="export it again",
+        )
+    return int(offset)
+
+
+def _scaling_of(header: nib.Nifti1Header, path: Path) -> tuple[float | None, float]:
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0.0 or not np.isfinite(slope):
+        return None, 0.0
+    if not np.isfinite(intercept):
+        raise InputError(
+            f"values are scaled by {slope:g} but shifted by {intercept:g} (scl_inter)",
+            where=path,
+            fix="set scl_inter to the right value",
+        )
+    if (slope, intercept) == (1.0, 0.0):
+        return None, 0.0
+    return slope, intercept
+
+
+def _read_voxels(stream: IO[bytes], stored: _Stored, path: Path) -> npt.NDArray[Any]:
+    """The stored values in native byte order, one-dimensional."""
+    stream.seek(stored.offset)
+    flat = np.empty(stored.nbytes // stored.dtype.itemsize, stored.dtype)
+    view = flat.view(np.uint8).data
+    position = 0
+    while position < len(view):
+        # Chunks, for Python's gzip makes a copy of whatever is asked for at once.
+        count = stream.readinto(view[position : position + _CHUNK_BYTES])  # type: ignore[attr-defined]
+        if not count:
+            raise _truncated(path)
+        position += count
+    if isinstance(stream, gzip.GzipFile):
+        while stream.read(_CHUNK_BYTES):  # the checksum stands behind the last byte
+            pass
+    if not flat.dtype.isnative:
+        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
+    return flat
+
+
+def _new_header(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> nib.Nifti1Header:
+    """A header that says what must be said and nothing of patient, place or program."""
+    shape = grid.shape if array.shape[0] == 1 else (*grid.shape, array.shape[0])
+    header = nib.Nifti1Header() if max(shape) <= _LARGEST_NIFTI1_SIZE else nib.Nifti2Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(shape)
+    set_grid(header, grid)
+    header["scl_slope"], header["scl_inter"] = 1.0, 0.0
+    header["vox_offset"] = int(header["sizeof_hdr"]) + _EXTENSION_FLAG_BYTES
+    return header
+
+
+def _write_stream(
+    stream: Any, header: nib.Nifti1Header, array: npt.NDArray[Any], dtype: np.dtype[Any]
+) -> None:
+    stream.write(header.binaryblock + bytes(_EXTENSION_FLAG_BYTES))
+    depth = array.shape[3]
+    slab = max(1, _SLAB_BYTES * depth // (array[0].size * dtype.itemsize))
+    for channel in array:
+        for start in range(0, depth, slab):
+            # Files have x fastest, hence the transpose; one slab at a time, hence no second volume.
+            voxels = np.ascontiguousarray(channel[:, :, start : start + slab].T, dtype=dtype)
+            stream.write(voxels.data.cast("B"))

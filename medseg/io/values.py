@@ -1,0 +1,119 @@
+"""Voxel types and values: what may be read, what is written, what a network can use."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import InputError
+from medseg.labels import smallest_integer_dtype
+from medseg.volume import Volume
+
+__all__ = ["require_finite", "require_real", "scaled_dtype", "stored_dtype"]
+
+
+def require_real(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:
+    """Check that voxels are plain numbers of at most 64 bits.
+
+    Raises:
+        InputError: Complex, colour or other structured voxels, or 128-bit floating point.
+    """
+    if dtype.names is not None:
+        kind, fix = "colours (RGB)", "convert it to one channel, or to one file per colour"
+    elif dtype.kind == "c":
+        kind, fix = "complex numbers", "write its magnitude to a file of its own"
+    elif dtype.kind not in "iufb" or dtype.itemsize > 8:
+        kind, fix = f"the type {dtype.name}", "convert it to float32"
+    else:
+        return
+    raise InputError(
+        f"voxels are {kind}, integers or floating-point numbers are needed", where=where, fix=fix
+    )
+
+
+def scaled_dtype(stored: np.dtype[Any], slope: float, intercept: float) -> np.dtype[Any]:
+    """The type that holds ``slope * stored + intercept``: float32 where it keeps all stored values apart.
+
+    Example:
+        >>> scaled_dtype(np.dtype("int16"), 0.5, -1024.0)
+        dtype('float32')
+        >>> scaled_dtype(np.dtype("int32"), 0.5, 0.0)
+        dtype('float64')
+    """
+    if stored.kind == "f":
+        return np.dtype(np.float64 if stored.itemsize == 8 else np.float32)
+    limits, single = np.iinfo(stored), np.finfo(np.float32)
+    largest = abs(slope) * max(abs(limits.min), limits.max) + abs(intercept)
+    held = single.tiny <= abs(slope) and largest <= single.max and largest * single.eps < abs(slope)
+    return np.dtype(np.float32 if held else np.float64)
+
+
+def stored_dtype(array: npt.NDArray[Any], *, labels: bool, where: str | os.PathLike[str]) -> np.dtype[Any]:
+    """The type to write ``array`` as, without loss.
+
+    Label maps, and integers of 64 bits, which many programs cannot read, take the smallest integer type that
+    holds their values; half precision becomes float32 and booleans uint8; other types are kept.
+
+    Args:
+        array: The voxels.
+        labels: Whether they are a label map.
+        where: The file or argument, for the error.
+
+    Raises:
+        InputError: A label map that is not of an integer type, or values that no file holds.
+
+    Example:
+        >>> stored_dtype(np.array([0, 300]), labels=True, where="a.nii")
+        dtype('int16')
+    """
+    require_real(array.dtype, where)
+    if array.dtype.kind == "b":
+        return np.dtype(np.uint8)
+    if labels and array.dtype.kind == "f":
+        raise InputError(
+            f"a label map of type {array.dtype.name} cannot be written, integers are needed",
+            where=where,
+            fix="convert it to an integer type first",
+        )
+    if array.dtype.kind == "f":
+        return np.dtype(np.float32) if array.dtype.itemsize == 2 else array.dtype.newbyteorder("=")
+    if labels or array.dtype.itemsize == 8:
+        return smallest_integer_dtype([int(array.min()), int(array.max())])
+    return array.dtype.newbyteorder("=")
+
+
+def require_finite(volume: Volume, where: str | os.PathLike[str]) -> None:
+    """Check that no voxel is NaN or infinite.
+
+    Args:
+        volume: The image.
+        where: Its file, for the error.
+
+    Raises:
+        InputError: Some voxels are not finite; the error counts them.
+
+    Example:
+        >>> from medseg.geometry import Grid
+        >>> require_finite(Volume(np.full((1, 2, 2, 1), np.nan), Grid((2, 2, 1), np.eye(4))), "a.nii")
+        Traceback (most recent call last):
+        medseg.errors.InputError: a.nii: all 4 voxels are NaN; check how the image was made
+    """
+    if volume.array.dtype.kind != "f":
+        return
+    nan = infinite = 0
+    for plane in volume.array.transpose(0, 3, 2, 1).reshape(-1, *volume.array.shape[2:0:-1]):
+        finite = np.isfinite(plane)
+        if not finite.all():
+            plane_nan = int(np.isnan(plane).sum())
+            nan += plane_nan
+            infinite += plane.size - int(finite.sum()) - plane_nan
+    if nan == volume.array.size:
+        what, fix = f"all {nan} voxels are NaN", "check how the image was made"
+    elif nan or infinite:
+        what, fix = f"{nan} voxels are NaN and {infinite} infinite", "replace them, by 0 for instance"
+    else:
+        return
+    raise InputError(what, where=where, fix=fix)
