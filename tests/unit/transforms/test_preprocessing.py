@@ -298,7 +298,7 @@ def test_wrong_input_is_refused() -> None:
         preprocess(image, spec)
     moved = Volume(np.zeros((1, 2, 2, 2)), Grid((2, 2, 2), np.diag([2.0, 1.0, 1.0, 1.0])))
     with pytest.raises(GeometryError, match="image and label lie on different grids: spacing"):
-        preprocess(image, spec, moved)
+        preprocess(Volume(np.zeros((1, 2, 2, 2)), grid), spec, moved)
     with pytest.raises(InputError, match="without an affine"):
         ResampleToSpacingd("image", (1, 1, 1))({"image": torch.zeros(1, 2, 2, 2)})
     with pytest.raises(GeometryError, match="does not fit its grid"):
