@@ -103,6 +103,7 @@ _SCENES: dict[str, Scene] = {
             "grey": 0.48,
             "white": 0.72,
             "bright": 1.0,
+            "nodule": 1.3,
         },
         variation=0.02,
         modality="MRI",
@@ -257,19 +258,19 @@ def _head(rng: np.random.Generator) -> Iterator[_Structure | _Cluster]:
     cortex = partial(_Structure, wobble=0.04, waves=9.0, jitter=0.004)
     yield _Structure("grey", (0.0, -0.10, -0.95), (0.50, 0.55, 0.60), power=3.0)  # neck
     yield shell("bright", (0.0, 0.0, 0.02), (0.86, 0.95, 0.95))
-    yield shell("skull", (0.0, 0.0, 0.02), (0.79, 0.88, 0.88))
-    yield shell("fluid", (0.0, 0.0, 0.02), (0.73, 0.82, 0.81))
-    yield cortex("grey", (0.0, 0.0, 0.04), (0.69, 0.78, 0.76))
-    yield cortex("white", (0.0, 0.0, 0.04), (0.59, 0.68, 0.65))
+    yield shell("skull", (0.0, 0.0, 0.02), (0.80, 0.89, 0.89))
+    yield shell("fluid", (0.0, 0.0, 0.02), (0.76, 0.85, 0.84))
+    yield cortex("grey", (0.0, 0.0, 0.03), (0.72, 0.81, 0.79))
+    yield cortex("white", (0.0, 0.0, 0.03), (0.61, 0.70, 0.67))
     yield _Structure("fluid", (0.0, -0.10, 0.60), (0.03, 0.60, 0.30))  # fissure between the hemispheres
     yield _Structure("grey", (0.0, -0.44, -0.50), (0.40, 0.26, 0.20), wobble=0.05, waves=6.0, rim="fluid")
     yield _Structure("white", (0.0, -0.06, -0.60), (0.14, 0.14, 0.40))  # brain stem
     yield _Structure("bright", (0.0, -0.78, 0.15), (0.06, 0.06, 0.45))  # venous sinus
     for side in (-1.0, 1.0):
         yield _Structure("fluid", (0.34 * side, 0.72, -0.36), (0.15, 0.15, 0.15), wobble=0.02, rim="bright")
-        yield _Structure("fluid", (0.12 * side, 0.02, 0.14), (0.12, 0.38, 0.20), 1, jitter=0.025)
-    yield _Structure("grey", (-0.39, 0.08, -0.04), (0.14, 0.27, 0.22), 2, jitter=0.025, rim="white")
-    yield _Structure("grey", (0.39, 0.08, -0.04), (0.14, 0.27, 0.22), 3, jitter=0.025, rim="white")
+        yield _Structure("fluid", (0.13 * side, 0.02, 0.15), (0.13, 0.42, 0.24), 1, jitter=0.025)
+    yield _Structure("grey", (-0.40, 0.08, -0.05), (0.15, 0.29, 0.24), 2, jitter=0.025, rim="white")
+    yield _Structure("grey", (0.40, 0.08, -0.05), (0.15, 0.29, 0.24), 3, jitter=0.025, rim="white")
     yield _Cluster(tuple(_nodules(rng)))
 
 
@@ -279,7 +280,7 @@ def _nodules(rng: np.random.Generator) -> Iterator[_Structure]:
     centre, radius = home, rng.uniform(0.12, 0.16)
     for _ in range(int(rng.integers(3, 6))):
         size = (float(radius), float(radius), float(radius))
-        yield _Structure("bright", tuple(centre), size, 4, wobble=0.03, jitter=0.005)
+        yield _Structure("nodule", tuple(centre), size, 4, wobble=0.03, jitter=0.005)
         following = rng.uniform(0.10, 0.14)
         # Away from the last one, but back towards where the cluster began: it stays within the brain.
         step = 0.1 * rng.normal(0.0, 1.0, 3) + (home - centre)
