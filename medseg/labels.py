@@ -106,7 +106,7 @@ class LabelScheme:
                     fix="declare each label as a value of its own (regions are not supported)",
                 )
             if int(value) in names:
-                raise ConfigError(f"label value {value} is declared twice", fix="correct dataset.json")
+                raise ConfigError(f"label value {int(value)} is declared twice", fix="correct dataset.json")
             names[int(value)] = name
         if not set(names) - {BACKGROUND}:
             raise ConfigError("no label but the background is declared", fix="correct dataset.json")
