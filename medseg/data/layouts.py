@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from medseg.data.listings import Document, read_listing
 from medseg.data.manifest import data_home, load_manifest
 from medseg.data.splits import Split, make_split
 from medseg.errors import ConfigError, InputError
-from medseg.io import Case, read_header
+from medseg.io import Case, read_header, split_suffix
 from medseg.labels import LabelScheme
 from medseg.registry import did_you_mean
 
@@ -126,8 +126,8 @@ def _find_json(where: str | os.PathLike[str]) -> Path:
             raise InputError(
                 f"holds no {DATASET_JSON}",
                 where=path.parent,
-                fix="give a folder laid out as the Medical Segmentation Decathlon's or nnU-Net's raw data, or a "
-                "MONAI datalist (.json)",
+                fix="give a folder laid out as the Medical Segmentation Decathlon's or nnU-Net's raw data, "
+                "or a MONAI datalist (.json)",
             )
     elif path.suffix != ".json":
         cure = f"give a folder with a {DATASET_JSON}, or a MONAI datalist (.json)"
@@ -162,10 +162,19 @@ def _read_decathlon(document: Document) -> Dataset:
         cases=listing.cases,
         labels=document.labels(),
         channel_names=channel_names,
-        test_cases=listing.test_cases,
+        test_cases=tuple(_with_held_back_label(case) for case in listing.test_cases),
         declared_split=listing.split,
         declared_count=document.declared_count(),
     )
+
+
+def _with_held_back_label(case: Case) -> Case:
+    """The test case with its label, where someone has put one into ``labelsTs``, as nnU-Net's folders may."""
+    image = case.images[0]
+    label = image.parent.parent / "labelsTs" / f"{case.id}{split_suffix(image)[1]}"
+    if case.label is None and image.parent.name == "imagesTs" and label.is_file():
+        return replace(case, label=label)
+    return case
 
 
 def _read_datalist(document: Document) -> Dataset:
