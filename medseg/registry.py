@@ -160,8 +160,12 @@ SEGMENTERS = Registry(
 VOLUME_FORMATS = Registry(
     "volume format",
     {
+        ".mha": Entry("medseg.io.sitk:MetaImageFormat", "MetaImage"),
+        ".mhd": Entry("medseg.io.sitk:DetachedMetaImageFormat", "MetaImage in two files, read only"),
+        ".nhdr": Entry("medseg.io.sitk:DetachedNrrdFormat", "NRRD in two files, read only"),
         ".nii": Entry("medseg.io.nifti:NiftiFormat", "NIfTI"),
         ".nii.gz": Entry("medseg.io.nifti:NiftiFormat", "NIfTI, compressed"),
+        ".nrrd": Entry("medseg.io.sitk:NrrdFormat", "NRRD"),
     },
 )
 """Formats of images and label maps, by the suffix of the file's name."""

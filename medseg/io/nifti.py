@@ -7,7 +7,6 @@ noticed, no array is held twice, and big-endian data are swapped in place.
 from __future__ import annotations
 
 import gzip
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +18,13 @@ import numpy as np
 import numpy.typing as npt
 from nibabel.spatialimages import HeaderDataError
 
-from medseg.errors import InputError, explain_os_errors
+from medseg.errors import InputError
 from medseg.geometry import Grid
 from medseg.io.contract import VolumeHeader
 from medseg.io.nifti_geometry import grid_of, set_grid
 from medseg.io.sizes import require_in_file, require_memory
 from medseg.io.values import require_real, scaled_dtype
+from medseg.io.voxels import VoxelStream, explain_damage, read_voxels, truncated
 from medseg.volume import Volume
 
 __all__ = ["NiftiFormat"]
@@ -32,7 +32,6 @@ __all__ = ["NiftiFormat"]
 _HEADER_TYPES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSION_FLAG_BYTES = 4
-_CHUNK_BYTES = 1 << 20
 _SLAB_BYTES = 1 << 24
 _COMPRESSION_LEVEL = 1
 _LARGEST_NIFTI1_SIZE = np.iinfo(np.int16).max
@@ -66,6 +65,8 @@ class _Stored:
 class NiftiFormat:
     """Reads and writes ``.nii`` and ``.nii.gz``."""
 
+    writes = True
+
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the header; see ``VolumeFormat``."""
         with _opened(path) as stream:
@@ -77,7 +78,14 @@ class NiftiFormat:
             stored = _read_stored(stream, path)
             scaled_bytes = 0 if stored.slope is None else stored.header.nbytes
             require_memory(stored.nbytes + scaled_bytes, path)
-            flat = _read_voxels(stream, stored, path)
+            stream.seek(stored.offset)
+            flat = read_voxels(
+                cast(VoxelStream, stream),
+                int(np.prod(stored.shape)),
+                stored.dtype,
+                compressed=isinstance(stream, gzip.GzipFile),
+                path=path,
+            )
         if stored.slope is not None:
             flat = flat.astype(stored.header.dtype)
             flat *= flat.dtype.type(stored.slope)
@@ -100,7 +108,7 @@ class NiftiFormat:
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     """Open for reading, unpacking if the name says so; damaged compression becomes an ``InputError``."""
-    with explain_os_errors(path), path.open("rb") as file:
+    with explain_damage(path), path.open("rb") as file:
         magic = file.read(2)
         file.seek(0)
         if not magic:
@@ -114,17 +122,8 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         if not compressed:
             yield file
             return
-        try:
-            with gzip.GzipFile(fileobj=file) as stream:
-                yield cast(IO[bytes], stream)
-        except EOFError as error:
-            raise _truncated(path) from error
-        except (gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(f"is corrupt ({error})", where=path, fix="copy or export it again") from error
-
-
-def _truncated(path: Path) -> InputError:
-    return InputError("ends too early: it is truncated", where=path, fix="copy or export it again")
+        with gzip.GzipFile(fileobj=file) as stream:
+            yield cast(IO[bytes], stream)
 
 
 def _read_stored(stream: IO[bytes], path: Path) -> _Stored:
@@ -154,11 +153,11 @@ def _parse_header(stream: IO[bytes], path: Path) -> nib.Nifti1Header:
     size = next((size for size in sizes if size in _HEADER_TYPES), None)
     if size is None:
         if len(size_field) < 4:
-            raise _truncated(path)
+            raise truncated(path)
         raise InputError("is no NIfTI file", where=path, fix="check where it comes from, or its suffix")
     block = size_field + stream.read(size - 4)
     if len(block) < size:
-        raise _truncated(path)
+        raise truncated(path)
     header = _HEADER_TYPES[size](block, endianness=sizes[size], check=False)
     magic = bytes(header["magic"])[:3].rstrip(b"\0")
     if magic in (b"ni1", b"ni2"):
@@ -238,26 +237,6 @@ def _scaling_of(header: nib.Nifti1Header, path: Path) -> tuple[float | None, flo
     if (slope, intercept) == (1.0, 0.0):
         return None, 0.0
     return slope, intercept
-
-
-def _read_voxels(stream: IO[bytes], stored: _Stored, path: Path) -> npt.NDArray[Any]:
-    """The stored values in native byte order, one-dimensional."""
-    stream.seek(stored.offset)
-    flat = np.empty(stored.nbytes // stored.dtype.itemsize, stored.dtype)
-    view = flat.view(np.uint8).data
-    position = 0
-    while position < len(view):
-        # Chunks, for Python's gzip makes a copy of whatever is asked for at once.
-        count = stream.readinto(view[position : position + _CHUNK_BYTES])  # type: ignore[attr-defined]
-        if not count:
-            raise _truncated(path)
-        position += count
-    if isinstance(stream, gzip.GzipFile):
-        while stream.read(_CHUNK_BYTES):  # the checksum stands behind the last byte
-            pass
-    if not flat.dtype.isnative:
-        flat = flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
-    return flat
 
 
 def _new_header(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> nib.Nifti1Header:

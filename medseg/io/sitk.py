@@ -1,0 +1,259 @@
+"""NRRD and MetaImage, by SimpleITK: the only place where volumes meet LPS.
+
+SimpleITK says what a header means, and writes files. The voxels are read here: ITK takes a corrupt
+compressed MetaImage for a good one, and would hold each volume twice.
+
+ITK's world has x to the left and y to the back (LPS); medseg's has x to the right and y to the front (RAS).
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar, cast
+
+import numpy as np
+import numpy.typing as npt
+import SimpleITK as sitk
+
+from medseg.errors import GeometryError, InputError
+from medseg.geometry import Grid
+from medseg.io.contract import VolumeHeader
+from medseg.io.sizes import require_in_file, require_memory
+from medseg.io.text_header import TextHeader, parse_metaimage, parse_nrrd
+from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage, read_voxels
+from medseg.volume import Volume
+
+__all__ = ["DetachedMetaImageFormat", "DetachedNrrdFormat", "MetaImageFormat", "NrrdFormat"]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+_PROBE_BYTES = 1 << 20
+_DTYPES: dict[int, np.dtype[Any]] = {
+    getattr(sitk, f"sitk{prefix}{name}"): np.dtype(name.lower())
+    for prefix in ("", "Vector")
+    for name in (
+        *("Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64"),
+        *("Float32", "Float64"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class _Stored:
+    header: VolumeHeader
+    text: TextHeader
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.header.dtype.newbyteorder(">" if self.text.big_endian else "<")
+
+
+class _ItkFormat(ABC):
+    """What the formats have in common; each names its reader and the reader of its text header."""
+
+    writes: ClassVar[bool] = True
+    _itk_name: ClassVar[str]
+
+    @abstractmethod
+    def _parse(self, path: Path) -> TextHeader: ...
+
+    @abstractmethod
+    def _unpack(self, file: IO[bytes]) -> VoxelStream: ...
+
+    def read_header(self, path: Path) -> VolumeHeader:
+        """Read the header; see ``VolumeFormat``."""
+        with explain_damage(path):
+            return self._read_stored(path).header
+
+    def read(self, path: Path) -> Volume:
+        """Read header and voxels; see ``VolumeFormat``."""
+        with explain_damage(path):
+            stored = self._read_stored(path)
+            text = stored.text
+            require_memory(stored.header.nbytes, path)
+            with text.data_path.open("rb") as file:
+                file.seek(text.data_offset)
+                stream = self._unpack(file) if text.deflated else cast(VoxelStream, file)
+                count = int(np.prod(text.sizes))
+                flat = read_voxels(stream, count, stored.dtype, compressed=text.deflated, path=path)
+        return Volume(_channels_first(flat, text), stored.header.grid)
+
+    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:
+        """Write (C, X, Y, Z), compressed; see ``VolumeFormat``."""
+        if not grid.is_orthogonal:
+            raise GeometryError(
+                "programs that read this format expect axes at right angles, and this grid is sheared",
+                where=path,
+                fix="write .nii.gz, or resample onto an orthogonal grid",
+            )
+        image = _to_image(array, dtype, grid)
+        writer = sitk.ImageFileWriter()
+        writer.SetImageIO(self._itk_name)
+        writer.SetFileName(str(path))
+        writer.SetUseCompression(True)
+        try:
+            writer.Execute(image)
+        except RuntimeError as error:
+            _ask_the_disk(path)
+            raise InputError(
+                f"could not be written ({_last_line(error)})", where=path, fix="write .nii.gz"
+            ) from error
+
+    def _read_stored(self, path: Path) -> _Stored:
+        text = self._parse(path)
+        axes = len(text.sizes) - (text.channel_axis is not None)
+        if axes != 3 and not (axes == 4 and text.channel_axis is None):
+            raise InputError(
+                f"is a {axes}D image ({'x'.join(map(str, text.sizes))}), 3D is needed "
+                "(or 4D, channels in the fourth dimension)",
+                where=path,
+                fix="stack slices to a volume, or split it into volumes",
+            )
+        reader = sitk.ImageFileReader()
+        reader.SetImageIO(self._itk_name)
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            raise InputError(
+                f"its header is damaged ({_last_line(error)})", where=path, fix="export it again"
+            ) from error
+        header = _interpret(reader, text, path)
+        if not text.data_path.is_file():
+            raise InputError(
+                f"its voxels are in '{text.data_path.name}', which does not exist",
+                where=path,
+                fix="put that file beside it",
+            )
+        require_in_file(
+            header.nbytes,
+            text.data_path.stat().st_size - text.data_offset,
+            compressed=text.deflated,
+            shape=text.sizes,
+            where=text.data_path,
+        )
+        return _Stored(header, text)
+
+
+class NrrdFormat(_ItkFormat):
+    """Reads and writes ``.nrrd``."""
+
+    _itk_name = "NrrdImageIO"
+
+    def _parse(self, path: Path) -> TextHeader:
+        return parse_nrrd(path)
+
+    def _unpack(self, file: IO[bytes]) -> VoxelStream:
+        return cast(VoxelStream, gzip.GzipFile(fileobj=file))
+
+
+class MetaImageFormat(_ItkFormat):
+    """Reads and writes ``.mha``."""
+
+    _itk_name = "MetaImageIO"
+
+    def _parse(self, path: Path) -> TextHeader:
+        return parse_metaimage(path)
+
+    def _unpack(self, file: IO[bytes]) -> VoxelStream:
+        return InflatedStream(file)
+
+
+class DetachedNrrdFormat(NrrdFormat):
+    """Reads ``.nhdr``."""
+
+    writes = False
+
+    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:  # noqa: ARG002
+        """Refuse: two files cannot be written at one stroke."""
+        raise _two_files(path, ".nrrd")
+
+
+class DetachedMetaImageFormat(MetaImageFormat):
+    """Reads ``.mhd``."""
+
+    writes = False
+
+    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:  # noqa: ARG002
+        """Refuse: two files cannot be written at one stroke."""
+        raise _two_files(path, ".mha")
+
+
+def _two_files(path: Path, instead: str) -> InputError:
+    return InputError(
+        "this format is two files, which cannot be written at one stroke", where=path, fix=f"write {instead}"
+    )
+
+
+def _channels_first(flat: npt.NDArray[Any], text: TextHeader) -> npt.NDArray[Any]:
+    array = flat.reshape(text.sizes, order="F")
+    if text.channel_axis is not None:
+        return np.moveaxis(array, text.channel_axis, 0)
+    return array[np.newaxis] if array.ndim == 3 else np.moveaxis(array, 3, 0)
+
+
+def _interpret(reader: sitk.ImageFileReader, text: TextHeader, path: Path) -> VolumeHeader:
+    """What ITK makes of the header, in RAS+ millimetres."""
+    size, components = tuple(reader.GetSize()), int(reader.GetNumberOfComponents())
+    expected = list(text.sizes)
+    expected_components = 1 if text.channel_axis is None else expected.pop(text.channel_axis)
+    if size != tuple(expected) or components != expected_components:
+        raise InputError(
+            f"its header contradicts itself (sizes {text.sizes}, read as {size} with {components} channels)",
+            where=path,
+            fix="export it again",
+        )
+    dtype = _DTYPES.get(reader.GetPixelID())
+    if dtype is None:
+        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+        raise InputError(
+            f"voxels are {kind}, real numbers are needed", where=path, fix="convert it to float32"
+        )
+    channels = size[3] if len(size) == 4 else components
+    try:
+        grid = Grid((size[0], size[1], size[2]), _ras_affine(reader, text.mm_per_unit))
+    except GeometryError as error:
+        error.where = str(path)
+        raise
+    return VolumeHeader(path, grid, channels, dtype)
+
+
+def _ras_affine(reader: sitk.ImageFileReader, mm_per_unit: float) -> npt.NDArray[np.float64]:
+    dimensions = reader.GetDimension()
+    directions = np.array(reader.GetDirection(), dtype=np.float64).reshape(dimensions, dimensions)
+    if directions[:3, 3:].any() or directions[3:, :3].any():
+        raise GeometryError("space and the fourth axis are mixed", fix="repair the header")
+    affine = np.eye(4)
+    affine[:3, :3] = directions[:3, :3] * np.array(reader.GetSpacing()[:3]) * mm_per_unit
+    affine[:3, 3] = np.array(reader.GetOrigin()[:3]) * mm_per_unit
+    return _LPS_TO_RAS @ affine
+
+
+def _to_image(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> sitk.Image:
+    """An ITK image; SimpleITK wants (Z, Y, X) or (Z, Y, X, C)."""
+    ordered = array[0].T if array.shape[0] == 1 else array.transpose(3, 2, 1, 0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(ordered, dtype=dtype), isVector=array.shape[0] > 1)
+    affine = _LPS_TO_RAS @ grid.affine  # the matrix is its own inverse
+    image.SetOrigin(affine[:3, 3].tolist())
+    image.SetSpacing(grid.spacing_mm)
+    image.SetDirection((affine[:3, :3] / np.asarray(grid.spacing_mm)).ravel().tolist())
+    return image
+
+
+def _ask_the_disk(path: Path) -> None:
+    """ITK does not say why it could not write. The operating system does, if one tries once more.
+
+    Raises:
+        OSError: The disk is full, or may not be written.
+    """
+    with path.open("ab") as file:
+        file.write(bytes(_PROBE_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _last_line(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1].strip()
