@@ -10,8 +10,8 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console
-from medseg.errors import USAGE_EXIT_CODE, MedsegError
+from medseg.cli import console, data
+from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(data.app, name="data", help="Datasets: list, fetch, check, split.")
 
 
 def _show_version(wanted: bool) -> None:
@@ -49,13 +50,15 @@ def run(arguments: list[str] | None = None) -> None:
     """Entry point of the process: run the command line and leave with its exit code."""
     code = main(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):  # who pipes into `head` knows that the rest is lost
-            print(f"medseg: standard output: {error.strerror}", file=sys.stderr)
+        with explain_os_errors("standard output"):
+            sys.stdout.flush()
+    except (MedsegError, BrokenPipeError) as error:
+        # Who pipes into `head` knows that the rest is lost, and an earlier error was told already.
+        if code == 0 and isinstance(error, MedsegError):
+            print(f"medseg: {error}", file=sys.stderr)
+        code = code or getattr(error, "exit_code", 1)
         # What could not be written now could not be written at the interpreter's end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = code or 1
     sys.exit(code)
 
 
