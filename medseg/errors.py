@@ -110,6 +110,8 @@ _RESOURCE_ERRNO = {
 def explain_os_errors(where: str | PathLike[str]) -> Iterator[None]:
     """Turn the operating system's errors into medseg's, naming ``where``.
 
+    A broken pipe passes as it is: who read from it has gone, and no file is to blame.
+
     Args:
         where: The file or folder that is being read or written.
 
@@ -132,6 +134,8 @@ def explain_os_errors(where: str | PathLike[str]) -> Iterator[None]:
     except (NotADirectoryError, FileExistsError) as error:  # the latter where the last part is the file
         what = "a part of this path is a file, a folder is needed"
         raise InputError(what, where=where, fix="check the path") from error
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno in _RESOURCE_ERRNO:
             what, fix = _RESOURCE_ERRNO[error.errno]

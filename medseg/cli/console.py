@@ -13,7 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
 from rich.table import Table
+from rich.text import Text
 
+from medseg.errors import explain_os_errors
 from medseg.progress import Progress, SilentProgress
 
 __all__ = [
@@ -34,6 +36,9 @@ class _Settings:
     quiet: bool = False
     debug: bool = False
 
+
+_STDOUT = "standard output"
+_ANY_WIDTH = 10_000
 
 settings = _Settings()
 """What ``--quiet`` and ``--debug`` set, for this process."""
@@ -67,17 +72,25 @@ def status(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    print(json.dumps(value, indent=2, allow_nan=False))
+    with explain_os_errors(_STDOUT):
+        print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; the first column is text, the others are aligned right."""
-    table = Table(title=title, title_justify="left")
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int] = (0,)
+) -> None:
+    """Print a table on standard output; ``text_columns`` are aligned left, the others right.
+
+    Nothing is cut: a terminal folds what is too wide for it, a pipe gets each row on one line.
+    """
+    table = Table(title=Text(title), title_justify="left")
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
+        table.add_column(column, justify="left" if position in text_columns else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    output.print(table, highlight=False, markup=False)
+    console = output if output.is_terminal else Console(soft_wrap=True, width=_ANY_WIDTH)
+    with explain_os_errors(_STDOUT):
+        console.print(table, highlight=False, markup=False)
 
 
 class _Bars:
@@ -91,6 +104,9 @@ class _Bars:
             yield lambda amount: self._drawn.advance(identifier, amount)
         finally:
             self._drawn.stop_task(identifier)
+
+    def note(self, message: str) -> None:
+        self._drawn.console.print(message, highlight=False, markup=False)
 
 
 @contextmanager
