@@ -154,7 +154,7 @@ def test_single_precision_affine_is_no_difference() -> None:
     grid = Grid(
         (20, 30, 40), np.array([[0.7, 0, 0, -123.4], [0, 0.7, 0, 56.7], [0, 0, 3.3, 891.2], [0, 0, 0, 1]])
     )
-    tensor = MetaTensor(torch.zeros(1, 20, 30, 40), affine=torch.from_numpy(grid.affine).float())
+    tensor = MetaTensor(torch.zeros(1, 20, 30, 40), affine=torch.from_numpy(grid.affine.copy()).float())
     assert grid.difference(Volume.from_metatensor(tensor).grid) is None
 
 
