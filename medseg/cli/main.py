@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console, data
+from medseg.cli import console, data, evaluate
 from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("evaluate")(evaluate.command)
 app.add_typer(data.app, name="data", help="Datasets: list, fetch, check, split.")
 
 
