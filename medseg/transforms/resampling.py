@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from medseg.errors import GeometryError
@@ -18,6 +19,10 @@ from medseg.geometry import SlabMap
 __all__ = ["Interpolation", "resample"]
 
 Interpolation = Literal["linear", "nearest"]
+FloatArray = npt.NDArray[np.float64]
+
+_BLOCK_VOXELS = 1 << 20
+"""Voxels interpolated at a time: few enough to stay in the cache from one axis to the next."""
 
 
 def resample(
@@ -54,42 +59,58 @@ def resample(
         >>> resample(torch.tensor([0.0, 4.0, 6.0]).reshape(1, 1, 1, 3), slab_maps(coarse, fine)).ravel()
         tensor([0., 2., 4., 5., 6.])
     """
-    for axis_map in maps:
-        if source.shape[1 + axis_map.source_axis] != axis_map.source_length:
-            raise GeometryError(f"an array of shape {tuple(source.shape[1:])} does not fit its grid")
-    last = maps[2].target_length if stop is None else stop
-    ranges = ((0, maps[0].target_length), (0, maps[1].target_length), (start, last))
-    # Axes that shrink go first: what follows touches less memory.
-    order = sorted(range(3), key=lambda axis: (ranges[axis][1] - ranges[axis][0]) / maps[axis].source_length)
-    for axis in order:
-        source = _along_axis(source, maps[axis], *ranges[axis], interpolation)
-    return source.permute(0, *(1 + axis_map.source_axis for axis_map in maps))
+    first, second, third = maps
+    axes = [axis_map.source_axis for axis_map in maps]
+    if any(source.shape[1 + axis_map.source_axis] != axis_map.source_length for axis_map in maps):
+        raise GeometryError(f"an array of shape {tuple(source.shape[1:])} does not fit its grid")
+    end = third.target_length if stop is None else stop
+    if all(axis_map.is_identity for axis_map in maps):
+        return source.permute(0, *(1 + axis for axis in axes))[..., start:end]
+    result = source.new_empty((len(source), first.target_length, second.target_length, end - start))
+    thickness = max(1, _BLOCK_VOXELS // (first.target_length * second.target_length))
+    for channel, target in zip(source, result, strict=True):
+        for begin in range(start, end, thickness):
+            stretch = (begin, min(begin + thickness, end))
+            low, high = _needed(third, stretch)
+            # Copied as it lies in memory first: to gather it in another order is quick in the cache only.
+            block = channel.narrow(third.source_axis, low, high - low).contiguous().permute(axes)
+            block = _interpolate_rows(block.permute(2, 1, 0), third, stretch, interpolation)
+            block = _interpolate_rows(
+                block.permute(1, 2, 0), second, (0, second.target_length), interpolation
+            )
+            block = _interpolate_rows(block.transpose(0, 1), first, (0, first.target_length), interpolation)
+            target[..., begin - start : stretch[1] - start] = block
+    return result
 
 
-def _along_axis(
-    tensor: torch.Tensor, axis_map: SlabMap, start: int, stop: int, interpolation: Interpolation
+def _needed(axis_map: SlabMap, stretch: tuple[int, int]) -> tuple[int, int]:
+    return stretch if axis_map.is_identity else axis_map.source_range(*stretch)
+
+
+def _interpolate_rows(
+    rows: torch.Tensor, axis_map: SlabMap, stretch: tuple[int, int], interpolation: Interpolation
 ) -> torch.Tensor:
-    dim = 1 + axis_map.source_axis
+    """Target rows of ``stretch`` along the first axis, from the source rows that they need."""
     if axis_map.is_identity:
-        return tensor.narrow(dim, start, stop - start)
-    positions = axis_map.source_positions(start, stop)
+        return rows
+    positions = axis_map.source_positions(*stretch)
     if interpolation == "nearest":
-        return tensor.index_select(dim, _indices(_nearest(positions, axis_map.source_length), tensor))
+        positions = _nearest(positions, axis_map.source_length)
+    positions = positions - _needed(axis_map, stretch)[0]
+    rows = rows.contiguous()  # whole rows are copied much faster than single voxels
     lower = np.floor(positions)
     weight = positions - lower
-    below = tensor.index_select(dim, _indices(lower, tensor))
+    below = rows.index_select(0, _as_index(lower, rows))
     if not weight.any():
         return below
-    above = tensor.index_select(dim, _indices(np.minimum(lower + 1, axis_map.source_length - 1), tensor))
-    shape = [1] * tensor.ndim
-    shape[dim] = len(positions)
-    return below.lerp_(above, torch.from_numpy(weight).to(tensor).reshape(shape))
+    above = rows.index_select(0, _as_index(np.minimum(lower + 1, len(rows) - 1), rows))
+    return below.lerp_(above, torch.from_numpy(weight).to(rows).reshape(-1, 1, 1))
 
 
-def _nearest(positions: np.ndarray, length: int) -> np.ndarray:
+def _nearest(positions: FloatArray, length: int) -> FloatArray:
     beyond_middle = positions > (length - 1) / 2
     return np.where(beyond_middle, np.ceil(positions - 0.5), np.floor(positions + 0.5))
 
 
-def _indices(positions: np.ndarray, tensor: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(positions.astype(np.int64)).to(tensor.device)
+def _as_index(positions: FloatArray, rows: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(positions.astype(np.int64)).to(rows.device)
