@@ -293,7 +293,9 @@ class Grid:
         """
         if self.shape != other.shape:
             return f"shape {_format_shape(other.shape)} instead of {_format_shape(self.shape)}"
-        displacement = float(np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1).max())
+        # Along an axis of one slice, the place of a second one tells thickness and direction.
+        ends = np.array(list(itertools.product(*((0, max(size - 1, 1)) for size in self.shape))))
+        displacement = float(np.linalg.norm(self.to_world(ends) - other.to_world(ends), axis=1).max())
         if displacement <= GRID_TOLERANCE_VOXELS * min(*self.spacing_mm, *other.spacing_mm):
             return None
         if self.axcodes != other.axcodes:
