@@ -20,6 +20,10 @@ class Progress(Protocol):
         """Open a task; the callable that it yields advances it by so many units."""
         ...
 
+    def note(self, message: str) -> None:
+        """Say something worth a line."""
+        ...
+
 
 class SilentProgress:
     """Shows nothing: the default of every public function."""
@@ -28,6 +32,9 @@ class SilentProgress:
     def task(self, description: str, total: float | None = None) -> Iterator[Callable[[float], None]]:  # noqa: ARG002
         """Open a task that nobody sees."""
         yield lambda _amount: None
+
+    def note(self, message: str) -> None:
+        """Keep it to itself."""
 
 
 def track(

@@ -5,7 +5,7 @@
     RUN/
       recipe.yaml  plan.json  split.json  manifest.json
       fold_0/
-        metrics.csv  tensorboard/
+        metrics.csv  steps.csv  finished.json  tensorboard/
         checkpoints/  resume.ckpt  last.pt  best.pt
 """
 
@@ -15,10 +15,13 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel
 
 from medseg import __version__
 from medseg.errors import BundleError, InputError, MedsegError
@@ -27,6 +30,8 @@ from medseg.runs.plan import Plan
 from medseg.runs.recipe import Recipe
 
 __all__ = ["FoldFolder", "RunFolder", "software_versions"]
+
+Document = TypeVar("Document", bound=BaseModel)
 
 _FOLD = re.compile(r"fold_(\d+)")
 
@@ -53,6 +58,16 @@ class FoldFolder:
         return self.path / "metrics.csv"
 
     @property
+    def steps(self) -> Path:
+        """One row per optimiser step: loss and learning rate."""
+        return self.path / "steps.csv"
+
+    @property
+    def finished_mark(self) -> Path:
+        """Written last: steps, minutes and scores of a training that came to its end."""
+        return self.path / "finished.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Event files for TensorBoard."""
         return self.path / "tensorboard"
@@ -64,7 +79,7 @@ class FoldFolder:
     @property
     def finished(self) -> bool:
         """Whether the fold was trained to its end."""
-        return (self.path / "finished.json").is_file()
+        return self.finished_mark.is_file()
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,11 @@ class RunFolder:
                 "holds no run (no plan.json)", where=folder, fix="give the --out folder of a training"
             )
         return cls(folder)
+
+    @property
+    def cache(self) -> Path:
+        """Preprocessed cases, while a training needs them."""
+        return self.path / "cache"
 
     @property
     def split_path(self) -> Path:
@@ -134,7 +154,9 @@ class RunFolder:
             raise BundleError("has no trained weights yet", where=self.path, fix="train it, or use --resume")
         return tuple(self.fold(index) for index in found)
 
-    def _read(self, load: Any, kind: Any, name: str) -> Any:
+    def _read(
+        self, load: Callable[[type[Document], Path], Document], kind: type[Document], name: str
+    ) -> Document:
         try:
             return load(kind, self.path / name)
         except MedsegError as error:

@@ -31,9 +31,16 @@ class _Part(BaseModel):
 
 
 class NetworkChoice(_Part):
-    """Which network, with the options that its constructor takes; the plan decides what is left out."""
+    """Which network; the plan decides what is left out.
+
+    Attributes:
+        name: A registered network.
+        base_features: Features of the first level; each further level has twice as many, up to 320.
+        options: What else the network's constructor takes; goes before what the plan would choose.
+    """
 
     name: str = "unet"
+    base_features: int = Field(default=32, ge=1)
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")

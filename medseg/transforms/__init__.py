@@ -1,5 +1,6 @@
 """MONAI transforms: preprocessing and augmentation."""
 
+from medseg.transforms.augmentation import augmentation_margin, augmentation_transforms, mirror_axes
 from medseg.transforms.preprocessing import (
     NormalizeChannelsd,
     ResampleToSpacingd,
@@ -8,4 +9,13 @@ from medseg.transforms.preprocessing import (
 )
 from medseg.transforms.resampling import resample
 
-__all__ = ["NormalizeChannelsd", "ResampleToSpacingd", "preprocess", "preprocessing_transforms", "resample"]
+__all__ = [
+    "NormalizeChannelsd",
+    "ResampleToSpacingd",
+    "augmentation_margin",
+    "augmentation_transforms",
+    "mirror_axes",
+    "preprocess",
+    "preprocessing_transforms",
+    "resample",
+]

@@ -1,0 +1,127 @@
+"""Preprocessed cases on disk, from which patches are read without loading a whole volume.
+
+One folder per case, each array a ``.npy`` file that is mapped into memory. A case's folder appears by one
+rename when it is complete, and carries a key of everything that it was made from: a changed file, label
+scheme or preprocessing makes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import explain_os_errors
+from medseg.files import read_json, sha256_of, write_json
+from medseg.io import Case
+from medseg.progress import Progress, track
+from medseg.runs import Plan
+from medseg.training.fingerprint import read_labelled_case
+from medseg.transforms import preprocess
+
+__all__ = ["CachedCase", "prepare_cases"]
+
+_VERSION = 1
+_POINTS_PER_CLASS = 4_000
+_WORKERS = 4
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A preprocessed case on disk; arrays are mapped into memory when they are first used."""
+
+    id: str
+    folder: Path
+
+    @cached_property
+    def image(self) -> npt.NDArray[np.float32]:
+        """Shape (C, X, Y, Z) on the network grid, normalised."""
+        return self._array("image")
+
+    @cached_property
+    def label(self) -> npt.NDArray[np.unsignedinteger[Any]]:
+        """Class indices (X, Y, Z) on the network grid."""
+        return self._array("label")
+
+    @cached_property
+    def foreground(self) -> npt.NDArray[np.int32]:
+        """Some voxels of each class, (n, 4): class index, then the voxel's position."""
+        return self._array("foreground")
+
+    @cached_property
+    def input_hashes(self) -> dict[str, str]:
+        """SHA-256 of each file that the case was made from, by the file's name."""
+        hashes: dict[str, str] = read_json(self.folder / "case.json")["inputs"]
+        return hashes
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        with explain_os_errors(self.folder):
+            array: npt.NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return array
+
+
+def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress) -> list[CachedCase]:
+    """Preprocess the cases that ``folder`` does not hold yet, several at a time.
+
+    Args:
+        cases: Labelled cases.
+        plan: Labels and preprocessing.
+        folder: The cache.
+        progress: Shows how far it has come.
+
+    Returns:
+        The cases, in the order given.
+    """
+    workers = min(_WORKERS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers) as pool:
+        prepared = pool.map(lambda case: _prepare(case, plan, folder), cases)
+        return list(track(prepared, "Preprocessing", progress, total=len(cases)))
+
+
+def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
+    if case.label is None:  # refused with words by read_labelled_case, whose callers come first
+        raise ValueError(f"case {case.id} has no label")
+    inputs = {path.name: sha256_of(path) for path in (*case.images, case.label)}
+    key = hashlib.sha256(
+        f"{_VERSION}|{plan.preprocessing.model_dump_json()}|{plan.labels.values}|{sorted(inputs.items())}".encode()
+    ).hexdigest()
+    target = folder / case.id
+    if (target / "case.json").is_file() and read_json(target / "case.json")["key"] == key:
+        return CachedCase(case.id, target)
+    image, label = read_labelled_case(case, plan.labels, plan.preprocessing.channels)
+    network_image, network_label = preprocess(image, plan.preprocessing, label)
+    classes = network_label.array[0].astype(label.array.dtype)
+    temporary = folder / f".{case.id}.{secrets.token_hex(4)}.part"
+    with explain_os_errors(target):
+        temporary.mkdir(parents=True)
+        try:
+            np.save(temporary / "image.npy", np.ascontiguousarray(network_image.array, dtype=np.float32))
+            np.save(temporary / "label.npy", np.ascontiguousarray(classes))
+            np.save(temporary / "foreground.npy", _foreground(classes, len(plan.labels), seed=key))
+            write_json({"key": key, "inputs": inputs}, temporary / "case.json")
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.replace(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return CachedCase(case.id, target)
+
+
+def _foreground(classes: npt.NDArray[Any], count: int, seed: str) -> npt.NDArray[np.int32]:
+    generator = np.random.default_rng(int(seed[:16], 16))
+    rows = []
+    for index in range(1, count):
+        positions = np.argwhere(classes == index)
+        if len(positions) > _POINTS_PER_CLASS:
+            positions = positions[generator.choice(len(positions), _POINTS_PER_CLASS, replace=False)]
+        rows.append(np.insert(positions, 0, index, axis=1))
+    return np.concatenate(rows).astype(np.int32)

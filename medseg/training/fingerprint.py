@@ -1,0 +1,138 @@
+"""What a training set is like: each case is read once, and refused if it would ruin a training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.data import Dataset
+from medseg.errors import GeometryError, InputError
+from medseg.geometry import Grid
+from medseg.io import Case, read_volume, require_finite
+from medseg.labels import LabelScheme
+from medseg.progress import Progress, SilentProgress, track
+from medseg.runs import Fingerprint
+from medseg.volume import Volume
+
+__all__ = ["fingerprint", "read_labelled_case"]
+
+_SAMPLES_PER_CASE = 10_000
+_LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.5
+
+
+def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[Volume, Volume]:
+    """Read a training case and prove that it can be trained on.
+
+    Args:
+        case: Its image(s) and label.
+        labels: The classes.
+        channels: Channels that the image must have.
+
+    Returns:
+        Image (C, X, Y, Z) and class indices (1, X, Y, Z), on one grid.
+
+    Raises:
+        InputError: No label, another number of channels, NaN or infinite values, an undeclared label.
+        GeometryError: The label lies on another grid than the image.
+    """
+    if case.label is None:
+        raise InputError("has no label", where=case.images[0], fix="add its label, or leave the case out")
+    image = read_volume(case.images)
+    if image.channels != channels:
+        raise InputError(
+            f"has {image.channels} channels, the data set declares {channels}",
+            where=case.images[0],
+            fix="correct the file or dataset.json",
+        )
+    require_finite(image, case.images[0])
+    label = read_volume(case.label)
+    if label.channels != 1:
+        raise InputError(
+            f"has {label.channels} channels, a label map has one",
+            where=case.label,
+            fix="merge the structures into one label map",
+        )
+    difference = image.grid.difference(label.grid)
+    if difference is not None:
+        raise GeometryError(
+            f"is not on the grid of {case.images[0].name}: {difference}",
+            where=case.label,
+            fix="resample the label onto its image",
+        )
+    return image, Volume(labels.to_indices(label.array, where=str(case.label)), image.grid)
+
+
+@dataclass(frozen=True)
+class _CaseFacts:
+    grid: Grid
+    class_voxels: npt.NDArray[np.int64]
+    samples: npt.NDArray[np.float32]  # (C, n) intensities within labelled structures
+
+
+def _facts(case: Case, number: int, labels: LabelScheme, channels: int, axcodes: str) -> _CaseFacts:
+    image, label = read_labelled_case(case, labels, channels)
+    indices = label.array[0]
+    inside = image.array[:, indices > 0].astype(np.float32)
+    if inside.shape[1] > _SAMPLES_PER_CASE:
+        chosen = np.random.default_rng(number).choice(inside.shape[1], _SAMPLES_PER_CASE, replace=False)
+        inside = inside[:, chosen]
+    counts = np.bincount(indices.ravel(), minlength=len(labels))
+    return _CaseFacts(image.grid.reoriented(axcodes), counts, inside)
+
+
+def fingerprint(dataset: Dataset, axcodes: str = "RAS", progress: Progress | None = None) -> Fingerprint:
+    """Read all labelled cases and sum up what a plan needs.
+
+    Args:
+        dataset: The training data.
+        axcodes: Orientation in which shapes and spacings are counted.
+        progress: Shows how far the reading has come.
+
+    Returns:
+        The fingerprint; it depends on the cases alone, not on their layout or the machine.
+
+    Raises:
+        InputError: No case, a case that cannot be trained on (see ``read_labelled_case``), or no labelled
+            voxel in any case.
+        GeometryError: A label on another grid than its image.
+    """
+    if not dataset.cases:
+        raise InputError("holds no labelled case", where=dataset.folder, fix="check dataset.json")
+    channels = len(dataset.channel_names)
+    facts = [
+        _facts(case, number, dataset.labels, channels, axcodes)
+        for number, case in enumerate(track(dataset.cases, "Reading cases", progress or SilentProgress()))
+    ]
+    class_voxels = np.sum([fact.class_voxels for fact in facts], axis=0)
+    samples = np.concatenate([fact.samples for fact in facts], axis=1)
+    if samples.shape[1] == 0:
+        raise InputError("no label map holds any structure", where=dataset.folder, fix="check the labels")
+    shapes = np.array([fact.grid.shape for fact in facts])
+    spacings = np.array([fact.grid.spacing_mm for fact in facts])
+    return Fingerprint(
+        cases=len(facts),
+        median_shape=_triple(np.median(shapes, axis=0).round().astype(int)),
+        largest_shape=_triple(shapes.max(axis=0)),
+        # Headers hold single precision: digits beyond that are noise and would force needless resampling.
+        median_spacing_mm=_triple([float(f"{value:.6g}") for value in np.median(spacings, axis=0)]),
+        foreground_intensity=tuple(_intensity(channel) for channel in samples.astype(np.float64)),
+        class_voxels=tuple(int(count) for count in class_voxels),
+    )
+
+
+def _intensity(samples: npt.NDArray[np.float64]) -> dict[str, float]:
+    lower, upper = np.percentile(samples, [_LOW_PERCENTILE, _HIGH_PERCENTILE])
+    clipped = np.clip(samples, lower, upper)
+    return {
+        "lower": float(lower),
+        "upper": float(upper),
+        "mean": float(clipped.mean()),
+        "std": float(clipped.std()),
+    }
+
+
+def _triple(values: npt.ArrayLike) -> tuple[int, int, int]:
+    first, second, third = np.asarray(values).tolist()
+    return first, second, third

@@ -1,0 +1,135 @@
+"""The Lightning module: one optimiser step, one validation case."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from medseg.inference import SlidingWindowInferer
+from medseg.metrics import confusion, overlaps_of
+from medseg.runs import Plan, Recipe
+from medseg.training.budget import Budget, learning_rate_factor
+from medseg.training.patches import Patch
+
+__all__ = ["SegmentationModule"]
+
+_SEED_STRIDE = 1_000_003  # a prime: seeds of neighbouring runs do not share steps
+
+
+class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
+    """Trains a network on patches and scores it on whole cases.
+
+    Args:
+        network: From (B, C, X, Y, Z) to class scores (B, K, X, Y, Z).
+        loss: Called with scores and class indices (B, 1, X, Y, Z).
+        plan: Window size and labels.
+        recipe: Optimiser and overlap.
+        budget: The learning rate follows it.
+        seed: With the step's number it seeds whatever the network draws (dropout).
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.loss = loss
+        self.plan = plan
+        self.recipe = recipe
+        self.budget = budget
+        self.seed = seed
+        self.inferer = SlidingWindowInferer(
+            roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
+        )
+        self.minutes_before = 0.0
+        self.started = time.monotonic()
+        self.validation_dice: dict[str, float] = {}
+        self.validated_step = -1
+        self._case_dice: list[npt.NDArray[np.float64]] = []
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of training so far, those before a resume included."""
+        return self.minutes_before + (time.monotonic() - self.started) / 60.0
+
+    @property
+    def progress(self) -> float:
+        """How much of the budget is used, from 0 to 1."""
+        return self.budget.progress(self.global_step, self.minutes)
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice over the structures at the last validation; NaN before the first."""
+        return float(np.mean(list(self.validation_dice.values()))) if self.validation_dice else float("nan")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The recipe's optimiser; biases and norms are not decayed."""
+        choice = self.recipe.optimizer
+        matrices = [p for p in self.network.parameters() if p.ndim > 1]
+        vectors = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": matrices, "weight_decay": choice.weight_decay},
+            {"params": vectors, "weight_decay": 0.0},
+        ]
+        if choice.name == "sgd":
+            return torch.optim.SGD(groups, lr=choice.learning_rate, momentum=0.99, nesterov=True)
+        return torch.optim.AdamW(groups, lr=choice.learning_rate)
+
+    def on_train_start(self) -> None:
+        """Start the clock: planning and preprocessing do not count."""
+        self.started = time.monotonic()
+
+    def on_train_batch_start(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
+        """Seed by step and set the learning rate by progress: both are the same after a resume."""
+        torch.manual_seed((self.seed * _SEED_STRIDE + self.global_step) % 2**63)
+        # The step that begins counts as half done, so that no step has a rate of zero.
+        share = self.budget.progress(self.global_step + 0.5, self.minutes)
+        rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
+        for group in self.optimizers().param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: Patch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """One batch of patches to one loss."""
+        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        loss: torch.Tensor = self.loss(self.network(image), batch["label"])
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the last validation."""
+        self._case_dice = []
+
+    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Segment one whole case on its network grid and count."""
+        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        scores = self.inferer(inputs=image, network=self.network)
+        labels = self.plan.labels
+        predicted = labels.to_values(scores.argmax(dim=1)[0].cpu().numpy())
+        reference = labels.to_values(batch["label"][0].cpu().numpy())
+        overlaps = overlaps_of(confusion(predicted, reference, labels), labels)
+        self._case_dice.append(np.asarray([overlap.dice for overlap in overlaps]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean Dice per structure, over the cases that have it or were given it."""
+        scores = np.asarray(self._case_dice)
+        self.validation_dice = {
+            entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else 0.0
+            for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)
+        }
+        self.validated_step = self.global_step
+        self.log("mean_dice", self.mean_dice)
+        for name, dice in self.validation_dice.items():
+            self.log(f"dice/{name}", dice)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the clock."""
+        checkpoint["medseg_minutes"] = self.minutes
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Set the clock to where the training stopped."""
+        self.minutes_before = float(checkpoint["medseg_minutes"])

@@ -1,0 +1,187 @@
+"""Training patches: which case, where, and how changed, as a function of the seed and the sample's number.
+
+Nothing is drawn from a generator that remembers: sample 1234 of a training is the same patch whether the
+training came that far in one go or was resumed, with one worker process or many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from monai.data import get_track_meta, set_track_meta
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from medseg.runs import Plan, Recipe
+from medseg.training.cache import CachedCase
+from medseg.transforms import augmentation_margin, augmentation_transforms
+
+__all__ = ["EpochSampler", "Patch", "PatchDataset", "WholeCases", "patch_loader"]
+
+_ORDER, _PLACE = 1, 2  # streams of random numbers that must not meet
+
+
+class Patch(TypedDict):
+    """A training sample.
+
+    Attributes:
+        image: float32 (C, X, Y, Z).
+        label: int64 class indices (1, X, Y, Z).
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+
+
+def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, number)))
+
+
+class PatchDataset(Dataset[Patch]):
+    """Patches by number, without end.
+
+    Args:
+        cases: The training cases.
+        plan: Patch size and labels.
+        recipe: Augmentation and the part of patches centred on foreground.
+        seed: Another seed gives other patches.
+    """
+
+    def __init__(self, cases: Sequence[CachedCase], plan: Plan, recipe: Recipe, seed: int) -> None:
+        self._cases = list(cases)
+        self._patch = plan.patch_size
+        self._margin = augmentation_margin(recipe.augmentation, plan.patch_size)
+        self._foreground_fraction = recipe.training.foreground_fraction
+        self._seed = seed
+        self._augment = None
+        if recipe.augmentation is not None:
+            self._augment = augmentation_transforms(
+                recipe.augmentation, plan.patch_size, axcodes=plan.preprocessing.axcodes, labels=plan.labels
+            )
+        self._drawn_epoch, self._order = 0, self._draw_order(0)
+
+    def __getitem__(self, number: int) -> Patch:
+        """Sample ``number``: in each pass over the cases, every case comes once."""
+        epoch, place = divmod(number, len(self._cases))
+        if epoch != self._drawn_epoch:
+            self._drawn_epoch, self._order = epoch, self._draw_order(epoch)
+        case = self._cases[int(self._order[place])]
+        generator = _generator(self._seed, _PLACE, number)
+        start = self._draw_start(case, generator)
+        image = torch.from_numpy(_read_box(case.image, start, self._patch, self._margin))
+        label = torch.from_numpy(_read_box(case.label[None], start, self._patch, self._margin))
+        if self._augment is not None:
+            tracked = get_track_meta()
+            set_track_meta(False)  # patches have left their grid; following it costs more than the transforms
+            try:
+                self._augment.set_random_state(int(generator.integers(2**32)))
+                changed: dict[str, Any] = self._augment({"image": image, "label": label.float()})
+            finally:
+                set_track_meta(tracked)
+            image, label = changed["image"], changed["label"]
+        return {"image": image.contiguous(), "label": label.long()}
+
+    def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        return _generator(self._seed, _ORDER, epoch).permutation(len(self._cases))
+
+    def _draw_start(self, case: CachedCase, generator: np.random.Generator) -> list[int]:
+        shape = np.asarray(case.label.shape)
+        centre = generator.integers(0, shape)
+        if len(case.foreground) and generator.random() < self._foreground_fraction:
+            classes = np.unique(case.foreground[:, 0])
+            chosen = case.foreground[case.foreground[:, 0] == generator.choice(classes)]
+            centre = chosen[generator.integers(len(chosen)), 1:]
+        starts = []
+        for middle, size, patch in zip(centre, shape, self._patch, strict=True):
+            if size <= patch:
+                starts.append(-((patch - int(size)) // 2))
+            else:
+                starts.append(int(np.clip(middle - patch // 2, 0, size - patch)))
+        return starts
+
+
+def _read_box(
+    array: npt.NDArray[Any], start: Sequence[int], size: Sequence[int], margin: Sequence[int]
+) -> npt.NDArray[Any]:
+    """The box of ``size`` at ``start``, grown by ``margin``; zero beyond the array's last three axes."""
+    grown = [length + 2 * edge for length, edge in zip(size, margin, strict=True)]
+    box = np.zeros((array.shape[0], *grown), dtype=array.dtype)
+    source, target = [slice(None)], [slice(None)]
+    for begin, edge, length, available in zip(start, margin, grown, array.shape[1:], strict=True):
+        first = begin - edge
+        low, high = max(first, 0), min(first + length, available)
+        source.append(slice(low, high))
+        target.append(slice(low - first, high - first))
+    box[tuple(target)] = array[tuple(source)]
+    return box
+
+
+class EpochSampler(Sampler[int]):
+    """The numbers of the samples of one epoch, which is so many optimiser steps.
+
+    Lightning sets the epoch, also when it resumes, and so the numbers go on where they stopped.
+
+    Args:
+        samples_per_epoch: Steps per epoch times batch size.
+    """
+
+    def __init__(self, samples_per_epoch: int) -> None:
+        self._count = samples_per_epoch
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to an epoch, from 0."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        first = self._epoch * self._count
+        return iter(range(first, first + self._count))
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def patch_loader(
+    patches: PatchDataset, batch_size: int, steps_per_epoch: int, workers: int
+) -> DataLoader[Patch]:
+    """Batches of patches, ``steps_per_epoch`` of them an epoch.
+
+    Args:
+        patches: The samples.
+        batch_size: Samples a batch.
+        steps_per_epoch: Batches an epoch.
+        workers: Processes that prepare patches; 0 prepares them in this one.
+    """
+    return DataLoader(
+        patches,
+        batch_size=batch_size,
+        sampler=EpochSampler(batch_size * steps_per_epoch),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        prefetch_factor=4 if workers > 0 else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class WholeCases(Dataset[Patch]):
+    """Validation cases, each whole, on its network grid.
+
+    Args:
+        cases: The validation cases.
+    """
+
+    def __init__(self, cases: Sequence[CachedCase]) -> None:
+        self._cases = list(cases)
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def __getitem__(self, number: int) -> Patch:
+        case = self._cases[number]
+        return {
+            "image": torch.from_numpy(np.array(case.image)),
+            "label": torch.from_numpy(np.array(case.label, dtype=np.int32)),
+        }

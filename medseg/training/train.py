@@ -1,0 +1,286 @@
+"""Training: from a data set and a recipe to a run folder that holds all that repeats it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from torch.utils.data import DataLoader
+
+from medseg.data import Dataset, Split, split_dataset
+from medseg.errors import ConfigError, InputError
+from medseg.files import read_json, require_writable_folder, write_json
+from medseg.inference import Compute, choose_compute
+from medseg.networks import build_network
+from medseg.progress import Progress, SilentProgress
+from medseg.registry import LOSSES
+from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
+from medseg.training.budget import Budget
+from medseg.training.cache import CachedCase, prepare_cases
+from medseg.training.module import SegmentationModule
+from medseg.training.patches import PatchDataset, WholeCases, patch_loader
+from medseg.training.planning import plan_from_dataset
+from medseg.training.watching import (
+    Checkpoints,
+    ProgressBar,
+    StepLog,
+    StopInTime,
+    ValidationLog,
+    save_weights,
+)
+
+__all__ = ["TrainingOptions", "train"]
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What may differ between two trainings of one recipe on one data set.
+
+    Attributes:
+        budget: When it ends; the recipe's ``max_steps`` if left out.
+        seed: Of initialisation, patches and augmentation.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        workers: Processes that prepare patches; ``None`` chooses.
+        resume: Go on from the last checkpoint; a fold that is finished is left as it is.
+    """
+
+    budget: Budget | None = None
+    seed: int = 0
+    device: str = "auto"
+    workers: int | None = None
+    resume: bool = False
+
+
+def train(
+    dataset: Dataset,
+    recipe: Recipe,
+    out: Path,
+    *,
+    folds: Sequence[int] | None = None,
+    options: TrainingOptions | None = None,
+    progress: Progress | None = None,
+) -> RunFolder:
+    """Train one fold or several of a cross-validation.
+
+    All input is read and checked, and the plan made, before anything is written to ``out``.
+
+    Args:
+        dataset: Labelled cases.
+        recipe: What to train.
+        out: The run's folder.
+        folds: Which folds; all of them if left out, as an ensemble in one run.
+        options: Budget, seed, device.
+        progress: Shows how far it has come.
+
+    Returns:
+        The run.
+
+    Raises:
+        InputError: A case cannot be trained on, or ``out`` holds a run already and ``resume`` is off.
+        GeometryError: A label lies on another grid than its image.
+        ConfigError: The recipe does not suit the data, there is no such fold, or a resumed run differs.
+        ResourceError: ``out`` cannot be written, or the device is not there.
+    """
+    options = options or TrainingOptions()
+    progress = progress or SilentProgress()
+    budget = options.budget or Budget(max_steps=recipe.training.max_steps)
+    compute = choose_compute(options.device, recipe.training.precision)
+    workers = _workers(compute) if options.workers is None else options.workers
+    split = split_dataset(dataset, recipe.folds, recipe.split_seed)
+    chosen = range(len(split.folds)) if folds is None else folds
+    for fold in chosen:
+        split.validation(fold)  # refuses a fold that does not exist
+    run = RunFolder(out)
+    _refuse_occupied(run, chosen, options.resume)
+    created = not out.exists()
+    require_writable_folder(out)
+    try:
+        plan = plan_from_dataset(dataset, recipe, progress)
+        facts = _what_repeats_it(dataset, budget, options)
+        _begin(run, recipe, plan, split, facts)
+    except BaseException:
+        if created:
+            shutil.rmtree(out, ignore_errors=True)
+        raise
+    cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
+    _record_inputs(run, cases)
+    for fold in chosen:
+        if not run.fold(fold).finished:
+            _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress).train(
+                [cases[name] for name in split.training(fold)],
+                [cases[name] for name in split.validation(fold)],
+            )
+    shutil.rmtree(run.cache)
+    return run
+
+
+def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None:
+    occupied = [fold for fold in folds if run.fold(fold).path.exists()]
+    if occupied and not resume:
+        raise InputError(
+            f"holds fold {occupied[0]} of a run already",
+            where=run.path,
+            fix="add --resume, or choose another --out",
+        )
+
+
+def _what_repeats_it(dataset: Dataset, budget: Budget, options: TrainingOptions) -> dict[str, Any]:
+    return {"data": str(dataset.folder.resolve()), "seed": options.seed, "budget": asdict(budget)}
+
+
+def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict[str, Any]) -> None:
+    """Write the run's documents, or prove that those there are the same."""
+    if run.manifest_path.is_file():
+        before = read_json(run.manifest_path)
+        differing = [key for key in facts if before.get(key) != facts[key]]
+        differing += ["recipe"] * (run.recipe() != recipe) + ["plan"] * (run.plan() != plan)
+        if differing:
+            raise ConfigError(
+                f"holds a run with another {', '.join(differing)}",
+                where=run.path,
+                fix="repeat the options that it was started with, or choose another --out",
+            )
+        return
+    run.save_recipe(recipe)
+    run.save_plan(plan)
+    split.save(run.split_path)
+    manifest = {
+        **facts,
+        "started": _now(),
+        "versions": software_versions(),
+        "threads": torch.get_num_threads(),
+    }
+    write_json(manifest, run.manifest_path)
+
+
+def _record_inputs(run: RunFolder, cases: dict[str, CachedCase]) -> None:
+    manifest = read_json(run.manifest_path)
+    manifest["inputs_sha256"] = {name: case.input_hashes for name, case in sorted(cases.items())}
+    write_json(manifest, run.manifest_path)
+
+
+@dataclass(frozen=True)
+class _Fold:
+    """One fold's training."""
+
+    run: RunFolder
+    index: int
+    plan: Plan
+    recipe: Recipe
+    budget: Budget
+    seed: int
+    compute: Compute
+    workers: int
+    progress: Progress
+
+    def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
+        """Train to the end of the budget, from the last checkpoint if there is one."""
+        folder = self.run.fold(self.index)
+        folder.path.mkdir(exist_ok=True)
+        module = self._module()
+        patches = PatchDataset(training, self.plan, self.recipe, self.seed)
+        loader = patch_loader(
+            patches, self.plan.batch_size, self.recipe.training.checkpoint_every, self.workers
+        )
+        validation_loader = DataLoader(WholeCases(validation), batch_size=1)
+        resume = folder.resume_state if folder.resume_state.is_file() else None
+        with _quiet_lightning():
+            trainer = self._trainer(folder)
+            trainer.fit(module, loader, validation_loader, ckpt_path=resume, weights_only=True)
+            if module.validated_step != trainer.global_step:
+                trainer.validate(module, validation_loader, verbose=False)
+        save_weights(module, folder.weights("last"))
+        write_json(
+            {
+                "finished": _now(),
+                "steps": trainer.global_step,
+                "minutes": round(module.minutes, 3),
+                "precision": str(self.compute.dtype).removeprefix("torch."),
+                "device": self.compute.device.type,
+                "mean_dice": module.mean_dice,
+                "dice": module.validation_dice,
+            },
+            folder.finished_mark,
+        )
+        folder.resume_state.unlink(missing_ok=True)
+
+    def _module(self) -> SegmentationModule:
+        torch.manual_seed(self.seed)
+        network = build_network(
+            self.plan.network.name,
+            spatial_dims=3,
+            in_channels=len(self.plan.channel_names),
+            out_channels=len(self.plan.labels),
+            **self.plan.network.options,
+        )
+        # Scores are logits of classes that exclude each other, and labels are class indices.
+        loss = LOSSES.build(self.recipe.loss.name, softmax=True, to_onehot_y=True, **self.recipe.loss.options)
+        return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
+
+    def _trainer(self, folder: FoldFolder) -> lightning.Trainer:
+        training = self.recipe.training
+        return lightning.Trainer(
+            accelerator=self.compute.device.type,
+            devices=1 if self.compute.device.index is None else [self.compute.device.index],
+            precision="bf16-mixed" if self.compute.dtype == torch.bfloat16 else "32-true",
+            max_steps=self.budget.max_steps or -1,
+            max_epochs=-1,
+            gradient_clip_val=self.recipe.optimizer.gradient_clip,
+            check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
+            num_sanity_val_steps=0,
+            callbacks=[
+                StopInTime(),
+                StepLog(folder.steps),
+                ValidationLog(folder, self.progress),
+                ProgressBar(self.progress, f"Training fold {self.index}"),
+                Checkpoints(folder),
+            ],
+            logger=_tensorboard(folder),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+        )
+
+
+def _workers(compute: Compute) -> int:
+    """One process keeps a CPU's training in patches; a GPU eats those of several."""
+    return 1 if compute.device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+
+def _tensorboard(folder: FoldFolder) -> Logger | bool:
+    if find_spec("tensorboard") is None:  # an extra
+        return False
+    return TensorBoardLogger(save_dir=folder.path, name="", version="tensorboard")
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice about workers and loggers from people who chose neither."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

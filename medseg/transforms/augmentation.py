@@ -1,0 +1,114 @@
+"""Random changes to training patches, as MONAI transforms that can be replayed from a seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandFlipd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    Transform,
+)
+
+from medseg.labels import LabelScheme
+from medseg.runs import Augmentation
+
+__all__ = ["augmentation_margin", "augmentation_transforms", "mirror_axes"]
+
+_BLUR_SIGMA_VOXELS = (0.5, 1.0)
+
+
+def mirror_axes(axcodes: str, labels: LabelScheme) -> tuple[int, ...]:
+    """The axes along which a patch may be mirrored without a label ending up on the wrong side.
+
+    Example:
+        >>> mirror_axes("RAS", LabelScheme.from_names({1: "left kidney", 2: "right kidney"}))
+        (1, 2)
+    """
+    return tuple(axis for axis, code in enumerate(axcodes) if code not in "LR" or not labels.has_sides)
+
+
+def augmentation_margin(choice: Augmentation | None, patch_size: Sequence[int]) -> tuple[int, ...]:
+    """Voxels to read around a patch on either side, so that a rotated, scaled patch is filled with image.
+
+    The corners of a patch turned by the largest angle about one axis are covered; those turned about three
+    axes at once are mostly.
+
+    Args:
+        choice: What will be drawn.
+        patch_size: Voxels per axis.
+    """
+    if choice is None or choice.spatial_probability == 0.0:
+        return tuple(0 for _ in patch_size)
+    angle = math.radians(min(choice.rotation_degrees, 45.0))
+    margins = []
+    for axis, size in enumerate(patch_size):
+        widest = max(other for position, other in enumerate(patch_size) if position != axis)
+        needed = (size * math.cos(angle) + widest * math.sin(angle)) * (1.0 + choice.scale)
+        margins.append(max(0, math.ceil((needed - size) / 2)))
+    return tuple(margins)
+
+
+def augmentation_transforms(
+    choice: Augmentation,
+    patch_size: Sequence[int],
+    *,
+    axcodes: str,
+    labels: LabelScheme,
+    image_key: str = "image",
+    label_key: str = "label",
+) -> Compose:
+    """Augmentation of a patch that was read with ``augmentation_margin`` around it.
+
+    Seed it with ``set_random_state(seed)`` before a call, and the same call gives the same patch.
+
+    Args:
+        choice: What is drawn, and how far.
+        patch_size: Shape (X, Y, Z) of the patches that come out.
+        axcodes: Orientation of the patches.
+        labels: The classes: where any has a side, left and right are never mirrored.
+        image_key: Key of the image (C, X, Y, Z).
+        label_key: Key of the class indices (1, X, Y, Z).
+
+    Returns:
+        A transform of dictionaries.
+    """
+    both, image = [image_key, label_key], [image_key]
+    angle = math.radians(choice.rotation_degrees)
+    low, high = choice.gamma_range
+    transforms: list[Transform] = [
+        RandAffined(
+            both,
+            prob=choice.spatial_probability,
+            spatial_size=tuple(patch_size),
+            rotate_range=(angle, angle, angle),
+            scale_range=(choice.scale, choice.scale, choice.scale),
+            mode=("bilinear", "nearest"),
+            padding_mode="zeros",
+        )
+    ]
+    if choice.mirror:
+        transforms += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in mirror_axes(axcodes, labels)]
+    transforms += [
+        RandGaussianNoised(
+            image, prob=choice.noise_probability, mean=0.0, std=choice.noise_std, sample_std=True
+        ),
+        RandGaussianSmoothd(
+            image,
+            prob=choice.blur_probability,
+            sigma_x=_BLUR_SIGMA_VOXELS,
+            sigma_y=_BLUR_SIGMA_VOXELS,
+            sigma_z=_BLUR_SIGMA_VOXELS,
+        ),
+        RandScaleIntensityd(image, prob=choice.brightness_probability, factors=choice.brightness),
+        RandAdjustContrastd(
+            image, prob=choice.gamma_probability, gamma=(low, high), invert_image=False, retain_stats=True
+        ),
+    ]
+    return Compose(transforms)
