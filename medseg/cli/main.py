@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console, data, evaluate, plan, train
+from medseg.cli import console, data, evaluate, plan, predict, train
 from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 app.command("plan")(plan.command)
 app.command("train")(train.command)
+app.command("predict")(predict.command)
 app.command("evaluate")(evaluate.command)
 app.add_typer(data.app, name="data", help="Datasets: list, fetch, check, split.")
 

@@ -1,0 +1,124 @@
+"""``medseg predict``: from images to label maps on their grids."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table
+
+if TYPE_CHECKING:
+    from medseg.io import Case
+    from medseg.segmenters import CaseOutcome, Segmenter
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[Path, typer.Option(help="The folder of a run.")],
+    out: Annotated[Path, typer.Option(help="Folder for the label maps; they are named as their images.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option("--input", help="An image, or a folder of images; may be given several times."),
+    ] = None,
+    validation: Annotated[
+        bool,
+        typer.Option(
+            "--validation", help="Segment the run's validation cases, each by the fold that never saw it."
+        ),
+    ] = False,
+    fold: Annotated[
+        str, typer.Option(help="One fold, or 'all': the mean of those that are trained.")
+    ] = "all",
+    checkpoint: Annotated[
+        str, typer.Option(help="last: weights of the last step; best: of the best validation.")
+    ] = "last",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="auto, float32 or bfloat16; auto is bfloat16 where the device computes in it.")
+    ] = "auto",
+    overlap: Annotated[
+        float | None,
+        typer.Option(help="Overlap of windows, 0 to below 1.", show_default="the recipe's"),
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,  # noqa: ARG001
+    debug: DebugOption = False,  # noqa: ARG001
+) -> int:
+    """Segment images; each label map lies on its image's own grid.
+
+    A case that fails leaves the others alone: the table and summary.json say why, and the exit code is not 0.
+
+    Examples:
+    medseg predict --model runs/hippocampus --input image.nii.gz --out labels
+
+    medseg predict --model runs/hippocampus --input images/ --out labels --fold 0 --checkpoint best
+
+    medseg predict --model runs/hippocampus --validation --out validation
+    """
+    if bool(images) == validation:
+        raise typer.BadParameter("give either --input or --validation", param_hint="--input")
+    chosen = _fold(fold)
+
+    from medseg.segmenters import exit_code, load_segmenter, predict_jobs, write_summary
+
+    load = partial(load_segmenter, model, device, checkpoint=checkpoint, precision=precision, overlap=overlap)
+    jobs = _jobs_of_inputs(load(chosen), images) if images else _jobs_of_validation(load, model, chosen)
+    with bars() as progress:
+        outcomes = predict_jobs(jobs, out, progress)
+    if len(outcomes) == 1 and outcomes[0].error is not None:
+        raise outcomes[0].error
+    write_summary(outcomes, out / "summary.json", model=str(model))
+    _show(outcomes, as_json)
+    return exit_code(outcomes)
+
+
+def _fold(text: str) -> int | Literal["all"]:
+    if text == "all":
+        return "all"
+    if text.isdigit():
+        return int(text)
+    raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
+
+
+def _jobs_of_inputs(segmenter: Segmenter, images: list[Path]) -> list[tuple[Segmenter, Case]]:
+    from medseg.io import find_cases
+
+    return [(segmenter, case) for case in find_cases(images, len(segmenter.channel_names))]
+
+
+def _jobs_of_validation(load: Any, model: Path, fold: int | Literal["all"]) -> list[tuple[Segmenter, Case]]:
+    from medseg.segmenters import validation_cases
+
+    cases = validation_cases(model, None if fold == "all" else [fold])
+    segmenters = {index: load(fold=index) for index in cases}
+    return [(segmenters[index], case) for index, found in cases.items() for case in found]
+
+
+def _show(outcomes: list[CaseOutcome], as_json: bool) -> None:
+    if as_json:
+        print_json([outcome.as_dict() for outcome in outcomes])
+    else:
+        rows = [
+            [
+                outcome.case_id,
+                "failed" if outcome.error else "done",
+                f"{outcome.seconds:.1f}",
+                str(outcome.error or _structures(outcome.voxels)),
+            ]
+            for outcome in outcomes
+        ]
+        print_table(
+            "Segmented", ["case", "status", "seconds", "voxels, or reason"], rows, text_columns=(0, 1, 3)
+        )
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    if failed:
+        print(f"medseg: {failed} of {len(outcomes)} cases failed", file=sys.stderr)
+
+
+def _structures(voxels: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in voxels.items()) or "background only"

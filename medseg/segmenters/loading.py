@@ -1,0 +1,156 @@
+"""From a run folder to a segmenter."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from medseg.errors import BundleError, ConfigError, explain_os_errors
+from medseg.inference import Compute, choose_compute
+from medseg.networks import build_network
+from medseg.registry import did_you_mean
+from medseg.runs import FoldFolder, Plan, RunFolder
+from medseg.runs.recipe import InferenceChoice
+from medseg.segmenters.ensemble import EnsembleSegmenter
+from medseg.segmenters.network import NetworkSegmenter
+from medseg.segmenters.protocol import Segmenter
+
+__all__ = ["load_segmenter"]
+
+_CHECKPOINTS = ("last", "best")
+
+_RETRAIN = "copy the run again, or train it anew"
+
+
+def load_segmenter(
+    path: str | os.PathLike[str],
+    device: str = "auto",
+    fold: int | Literal["all"] | None = None,
+    checkpoint: str = "last",
+    *,
+    precision: str = "auto",
+    overlap: float | None = None,
+) -> Segmenter:
+    """Load what a training left behind.
+
+    Args:
+        path: The run's folder.
+        device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        fold: One fold; ``"all"`` or ``None``: the ensemble of those that are trained.
+        checkpoint: Weights of the ``"last"`` step, or the ``"best"`` validated.
+        precision: ``"auto"``, ``"float32"`` or ``"bfloat16"``.
+        overlap: Of neighbouring windows, as a part of their size; the recipe's if left out.
+
+    Returns:
+        The network, or the ensemble of several folds' networks.
+
+    Raises:
+        InputError: There is no run in this folder.
+        ConfigError: No such fold, checkpoint, device or precision.
+        BundleError: The run is damaged, or has no weights yet.
+    """
+    if checkpoint not in _CHECKPOINTS:
+        raise ConfigError(
+            f"unknown checkpoint '{checkpoint}'",
+            where="--checkpoint",
+            fix=did_you_mean(checkpoint, _CHECKPOINTS),
+        )
+    run = RunFolder.open(path)
+    plan = run.plan()
+    inference = _inference_choice(run, overlap)
+    compute = choose_compute(device, precision)
+    folders = _chosen_folds(run, fold)
+    members = [_load_network(folder.weights(checkpoint), plan, inference, compute) for folder in folders]
+    return members[0] if len(members) == 1 else EnsembleSegmenter(members)
+
+
+def _inference_choice(run: RunFolder, overlap: float | None) -> InferenceChoice:
+    choice = run.recipe().inference
+    if overlap is None:
+        return choice
+    if not 0.0 <= overlap < 1.0:
+        raise ConfigError(
+            f"overlap {overlap} is not a part of a window", where="--overlap", fix="use 0 to 0.9"
+        )
+    return choice.model_copy(update={"overlap": overlap})
+
+
+def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[FoldFolder, ...]:
+    trained = run.trained_folds()
+    if fold is None or fold == "all":
+        return trained
+    chosen = tuple(folder for folder in trained if folder.index == fold)
+    if not chosen:
+        there = ", ".join(str(folder.index) for folder in trained)
+        raise ConfigError(f"fold {fold} is not trained", where=run.path, fix=f"choose of {there}, or all")
+    return chosen
+
+
+def _load_network(
+    weights: Path, plan: Plan, inference: InferenceChoice, compute: Compute
+) -> NetworkSegmenter:
+    try:
+        network = build_network(
+            plan.network.name,
+            spatial_dims=3,
+            in_channels=len(plan.channel_names),
+            out_channels=len(plan.labels),
+            **plan.network.options,
+        )
+    except ConfigError as error:
+        raise BundleError(
+            f"the plan's network cannot be built: {error.what}", where=error.where, fix=_RETRAIN
+        ) from error
+    _load_weights(network, weights)
+    return NetworkSegmenter(
+        network,
+        labels=plan.labels,
+        channel_names=plan.channel_names,
+        preprocessing=plan.preprocessing,
+        patch_size=plan.patch_size,
+        inference=inference,
+        compute=compute,
+        name=str(weights),
+    )
+
+
+def _load_weights(network: nn.Module, path: Path) -> None:
+    stored = _read_weights(path)
+    expected = network.state_dict()
+    problem = None
+    if missing := sorted(expected.keys() - stored.keys()):
+        problem = f"'{missing[0]}' is missing"
+    elif extra := sorted(stored.keys() - expected.keys()):
+        problem = f"'{extra[0]}' belongs to another network"
+    elif other := [name for name, tensor in expected.items() if stored[name].shape != tensor.shape]:
+        have, need = tuple(stored[other[0]].shape), tuple(expected[other[0]].shape)
+        problem = f"'{other[0]}' has shape {have} instead of {need}"
+    elif broken := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
+        problem = f"'{broken[0]}' is NaN or infinite"
+    if problem is not None:
+        raise BundleError(f"the weights do not fit the plan: {problem}", where=path, fix=_RETRAIN)
+    network.load_state_dict(stored)
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise BundleError(
+            "has no such weights", where=path, fix="choose --checkpoint last or best, or another fold"
+        )
+    try:
+        with explain_os_errors(path):
+            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, LookupError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+        # Whatever bytes a damaged file holds, the reader fails in one of these ways.
+        raise BundleError("the weights are damaged", where=path, fix=_RETRAIN) from error
+    plain = isinstance(stored, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()
+    )
+    if not plain:
+        raise BundleError("holds something other than weights", where=path, fix=_RETRAIN)
+    return cast(dict[str, torch.Tensor], stored)

@@ -1,0 +1,172 @@
+"""Many cases, each on its own: one that fails leaves the others alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medseg.errors import InputError, MedsegError, ResourceError
+from medseg.files import require_writable_folder, write_json
+from medseg.io import Case, split_suffix, write_volume
+from medseg.labels import LabelScheme
+from medseg.progress import Progress, SilentProgress, track
+from medseg.registry import VOLUME_FORMATS
+from medseg.segmenters.protocol import Segmenter
+from medseg.volume import Volume
+
+__all__ = ["CaseOutcome", "exit_code", "output_paths", "predict_cases", "predict_jobs", "write_summary"]
+
+_FALLBACK_SUFFIX = ".nii.gz"  # for images in a format that can be read but not written
+
+
+@dataclass(frozen=True)
+class CaseOutcome:
+    """What became of one case.
+
+    Attributes:
+        case_id: The case.
+        seconds: How long it took.
+        output: The label map that was written; ``None`` if it failed.
+        voxels: Number of voxels of each structure that was found, by name, without the background.
+        error: Why it failed; ``None`` if it did not.
+    """
+
+    case_id: str
+    seconds: float
+    output: Path | None
+    voxels: dict[str, int]
+    error: MedsegError | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For ``summary.json``."""
+        return {
+            "case": self.case_id,
+            "status": "done" if self.error is None else "failed",
+            "seconds": round(self.seconds, 3),
+            "output": None if self.output is None else str(self.output),
+            "voxels": self.voxels,
+            "reason": None if self.error is None else str(self.error),
+        }
+
+
+def predict_cases(
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    out_folder: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> list[CaseOutcome]:
+    """Segment cases and write their label maps, named as their images, on their images' grids.
+
+    Args:
+        segmenter: The method.
+        cases: The images.
+        out_folder: Where label maps go; made if need be.
+        progress: Shows how far it has come.
+
+    Returns:
+        One outcome per case, in their order; a case that failed holds its error.
+
+    Raises:
+        InputError: Two cases would be written to one file, or one over an input. Nothing was done.
+        ResourceError: The folder cannot be written to. Nothing was done.
+    """
+    return predict_jobs([(segmenter, case) for case in cases], out_folder, progress)
+
+
+def predict_jobs(
+    jobs: Sequence[tuple[Segmenter, Case]],
+    out_folder: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> list[CaseOutcome]:
+    """As ``predict_cases``, with a segmenter for each case: validation cases have their fold's own."""
+    folder = Path(out_folder)
+    outputs = output_paths([case for _, case in jobs], folder)
+    created = not folder.exists()
+    require_writable_folder(folder)
+    tasks = list(zip(jobs, outputs, strict=True))
+    outcomes = [
+        _predict(segmenter, case, output)
+        for (segmenter, case), output in track(tasks, "Segmenting", progress or SilentProgress())
+    ]
+    if created and not any(folder.iterdir()):
+        folder.rmdir()
+    return outcomes
+
+
+def output_paths(cases: Sequence[Case], folder: Path) -> list[Path]:
+    """Where the label map of each case goes: named as its case, in its image's format.
+
+    Raises:
+        InputError: Two cases would be written to one file, or one over an input.
+    """
+    paths = [folder / _output_name(case) for case in cases]
+    twice = [path for path, count in Counter(paths).items() if count > 1]
+    if twice:
+        raise InputError("would be written by two cases", where=twice[0], fix="give cases names of their own")
+    inputs = {file.resolve() for case in cases for file in (*case.images, case.label) if file is not None}
+    for path in paths:
+        if path.resolve() in inputs:
+            raise InputError(
+                "is an input and would be overwritten", where=path, fix="choose another folder for --out"
+            )
+    return paths
+
+
+def _output_name(case: Case) -> str:
+    if Path(case.id).name != case.id:
+        raise InputError(f"case name '{case.id}' is no file name", fix="rename the case")
+    suffix = split_suffix(case.images[0])[1]
+    if not VOLUME_FORMATS.resolve(suffix)().writes:
+        suffix = _FALLBACK_SUFFIX
+    return f"{case.id}{suffix}"
+
+
+def _predict(segmenter: Segmenter, case: Case, output: Path) -> CaseOutcome:
+    started = time.monotonic()
+    try:
+        labels = segmenter.segment(case)
+        write_volume(labels, output, labels=True)
+    except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
+        return CaseOutcome(case.id, time.monotonic() - started, None, {}, _explained(error, case))
+    return CaseOutcome(case.id, time.monotonic() - started, output, _voxels(labels, segmenter.labels))
+
+
+def _explained(error: Exception, case: Case) -> MedsegError:
+    if isinstance(error, MedsegError):
+        return error
+    where = case.images[0]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return ResourceError("not enough memory", where=where, fix="free some, or use another --device")
+    line = str(error).strip().partition("\n")[0]
+    return MedsegError(
+        f"failed unexpectedly ({type(error).__name__}: {line})", where=where, fix="report this with the image"
+    )
+
+
+def _voxels(labels: Volume, scheme: LabelScheme) -> dict[str, int]:
+    values, counts = np.unique(labels.array, return_counts=True)
+    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
+    return {entry.name: found[entry.value] for entry in scheme.foreground if entry.value in found}
+
+
+def exit_code(outcomes: Sequence[CaseOutcome]) -> int:
+    """0 if all went well; the errors' own code if all failures share it, else 1."""
+    codes = {outcome.error.exit_code for outcome in outcomes if outcome.error is not None}
+    if not codes:
+        return 0
+    return codes.pop() if len(codes) == 1 else 1
+
+
+def write_summary(outcomes: Sequence[CaseOutcome], path: str | os.PathLike[str], *, model: str) -> None:
+    """Write what became of each case, as JSON."""
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    summary = {"model": model, "done": len(outcomes) - failed, "failed": failed}
+    write_json({**summary, "cases": [outcome.as_dict() for outcome in outcomes]}, path)
