@@ -90,7 +90,9 @@ class Augmentation(_Part):
         spatial_probability: Rotation and scaling together.
         rotation_degrees: Largest rotation about each axis.
         scale: Largest relative change of size.
-        mirror: Flip along each axis with probability 1/2. Along left/right only if no label has a side.
+        mirror: Along which axes patches are flipped, each with probability 1/2: ``"left_right"``, since the
+            body is nearly symmetric that way alone, ``"all"`` or ``"none"``. Never along left/right if a
+            label has a side.
         noise_probability: Gaussian noise.
         noise_std: Largest standard deviation, in units of the normalised intensities.
         blur_probability: Gaussian blur.
@@ -103,7 +105,7 @@ class Augmentation(_Part):
     spatial_probability: float = Field(default=0.5, ge=0.0, le=1.0)
     rotation_degrees: float = Field(default=20.0, ge=0.0, le=180.0)
     scale: float = Field(default=0.2, ge=0.0, lt=1.0)
-    mirror: bool = True
+    mirror: Literal["left_right", "all", "none"] = "left_right"
     noise_probability: float = Field(default=0.15, ge=0.0, le=1.0)
     noise_std: float = Field(default=0.15, ge=0.0)
     blur_probability: float = Field(default=0.1, ge=0.0, le=1.0)

@@ -24,14 +24,20 @@ __all__ = ["augmentation_margin", "augmentation_transforms", "mirror_axes"]
 _BLUR_SIGMA_VOXELS = (0.5, 1.0)
 
 
-def mirror_axes(axcodes: str, labels: LabelScheme) -> tuple[int, ...]:
-    """The axes along which a patch may be mirrored without a label ending up on the wrong side.
+def mirror_axes(choice: Augmentation, axcodes: str, labels: LabelScheme) -> tuple[int, ...]:
+    """The axes along which patches are mirrored, none of which puts a label on the wrong side.
 
     Example:
-        >>> mirror_axes("RAS", LabelScheme.from_names({1: "left kidney", 2: "right kidney"}))
+        >>> kidneys = LabelScheme.from_names({1: "left kidney", 2: "right kidney"})
+        >>> mirror_axes(Augmentation(mirror="all"), "RAS", kidneys)
         (1, 2)
     """
-    return tuple(axis for axis, code in enumerate(axcodes) if code not in "LR" or not labels.has_sides)
+    wanted = {"left_right": "LR", "all": "LRAPSI", "none": ""}[choice.mirror]
+    return tuple(
+        axis
+        for axis, code in enumerate(axcodes)
+        if code in wanted and not (code in "LR" and labels.has_sides)
+    )
 
 
 def augmentation_margin(choice: Augmentation | None, patch_size: Sequence[int]) -> tuple[int, ...]:
@@ -93,8 +99,9 @@ def augmentation_transforms(
             padding_mode="zeros",
         )
     ]
-    if choice.mirror:
-        transforms += [RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in mirror_axes(axcodes, labels)]
+    transforms += [
+        RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in mirror_axes(choice, axcodes, labels)
+    ]
     transforms += [
         RandGaussianNoised(
             image, prob=choice.noise_probability, mean=0.0, std=choice.noise_std, sample_std=True
