@@ -1,0 +1,67 @@
+# `make demo` and `make test` need Python 3.11 or later and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet
+CODE := medseg tests $(wildcard benchmarks)
+TEXT := $(CODE) $(wildcard docs pipelines *.md Makefile)
+
+# A part of the tests (make test PYTEST_ARGS="-k geometry") says nothing of the whole's coverage.
+PYTEST_ARGS ?=
+ifeq ($(strip $(PYTEST_ARGS)),)
+PYTEST_ARGS := --cov=medseg --cov-report=term --cov-fail-under=90
+endif
+
+.PHONY: help demo test lint format constraints clean
+
+help:
+	@echo "make demo         train, segment and score on built-in phantoms"
+	@echo "make test         lint, then all tests with their coverage"
+	@echo "                  (some of them: make test PYTEST_ARGS=\"-k geometry\")"
+	@echo "make lint         ruff, mypy, import-linter, codespell"
+	@echo "make format       let ruff correct what it can"
+	@echo "make constraints  pin the newest versions that pyproject.toml allows"
+	@echo "make clean        remove what the others made, the virtual environment included"
+
+demo: $(VENV)/.installed-report
+	$(BIN)/medseg demo --out demo
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell $(TEXT)
+
+format: $(VENV)/.installed-test
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-report: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -c constraints.txt -e '.[report]'
+	@touch $@
+
+$(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP_INSTALL) -c constraints.txt -e '.[report,test]'
+	@touch $@
+
+# PyTorch alone stays as it is: its version is a decision.
+constraints:
+	rm -rf $(VENV)-newest
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt) -e '.[report,test]'
+	grep '^#' constraints.txt > constraints.new
+	$(VENV)-newest/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> constraints.new
+	mv constraints.new constraints.txt
+	rm -rf $(VENV)-newest
+
+clean:
+	rm -rf $(VENV) demo build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
