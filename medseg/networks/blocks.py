@@ -11,6 +11,7 @@ Nothing here branches on a tensor's value, so that whatever is built of these bl
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -26,14 +27,14 @@ __all__ = [
     "CropConcat",
     "LinearUpsample",
     "TransposedUpsample",
-    "activation",
+    "activation_layer",
     "check_images",
     "choice",
     "convolution",
     "he_initialise",
     "is_symbolic",
     "max_pool",
-    "normalisation",
+    "norm_layer",
     "per_axis",
     "positive",
     "transposed_convolution",
@@ -53,9 +54,6 @@ ACTIVATIONS = ("elu", "gelu", "leaky_relu", "prelu", "relu", "silu")
 """Activations by name."""
 
 _MAX_GROUPS = 8
-
-
-# ---------------------------------------------------------------------------------------------- options
 
 
 def choice(value: object, choices: Sequence[str], option: str) -> str:
@@ -152,9 +150,6 @@ def check_images(images: Tensor, spatial_dims: int, in_channels: int) -> None:
             raise ValueError(f"the input's axis {axis} is empty, shape {shape}; give at least one voxel")
 
 
-# ----------------------------------------------------------------------------------------------- layers
-
-
 def convolution(
     spatial_dims: int,
     in_channels: int,
@@ -221,7 +216,7 @@ def max_pool(spatial_dims: int, stride: int | Sequence[int] = 2) -> nn.Module:
     return _MAX_POOL[spatial_dims](step, stride=step, ceil_mode=True)
 
 
-def normalisation(name: str | None, spatial_dims: int, channels: int) -> nn.Module | None:
+def norm_layer(name: str | None, spatial_dims: int, channels: int) -> nn.Module | None:
     """The normalisation called ``name``, with a learnt scale and shift; ``None`` for none.
 
     Group norm takes 8 groups, or the largest number below that divides the channels.
@@ -230,7 +225,7 @@ def normalisation(name: str | None, spatial_dims: int, channels: int) -> nn.Modu
         ValueError: The name is unknown.
 
     Example:
-        >>> normalisation("group", 3, 36).num_groups
+        >>> norm_layer("group", 3, 36).num_groups
         4
     """
     if name is None:
@@ -243,7 +238,7 @@ def normalisation(name: str | None, spatial_dims: int, channels: int) -> nn.Modu
     return _BATCH_NORM[spatial_dims](channels)
 
 
-def activation(name: str) -> nn.Module:
+def activation_layer(name: str) -> nn.Module:
     """The activation called ``name``, in place where its gradient allows.
 
     Raises:
@@ -272,7 +267,7 @@ class ConvBlock(nn.Sequential):
         out_channels: Channels out.
         kernel_size: One number or one an axis.
         norm: One of :data:`NORMS` or ``None``.
-        activation_name: One of :data:`ACTIVATIONS`.
+        activation: One of :data:`ACTIVATIONS`.
         padding: ``"same"`` or ``"valid"``.
         dilation: One number or one an axis.
     """
@@ -285,7 +280,7 @@ class ConvBlock(nn.Sequential):
         kernel_size: int | Sequence[int] = 3,
         *,
         norm: str | None = "batch",
-        activation_name: str = "relu",
+        activation: str = "relu",
         padding: str = "same",
         dilation: int | Sequence[int] = 1,
     ) -> None:
@@ -302,10 +297,10 @@ class ConvBlock(nn.Sequential):
                 bias=norm is None,
             ),
         )
-        normalise = normalisation(norm, spatial_dims, out_channels)
+        normalise = norm_layer(norm, spatial_dims, out_channels)
         if normalise is not None:
             self.add_module("norm", normalise)
-        self.add_module("act", activation(activation_name))
+        self.add_module("act", activation_layer(activation))
 
 
 class ConvStack(nn.Sequential):
@@ -317,9 +312,7 @@ class ConvStack(nn.Sequential):
         out_channels: Channels out of every block.
         kernel_size: One number or one an axis.
         count: How many blocks.
-        norm: One of :data:`NORMS` or ``None``.
-        activation_name: One of :data:`ACTIVATIONS`.
-        padding: ``"same"`` or ``"valid"``.
+        **options: Of every block: ``norm``, ``activation``, ``padding``, ``dilation``.
     """
 
     def __init__(
@@ -330,22 +323,13 @@ class ConvStack(nn.Sequential):
         kernel_size: int | Sequence[int] = 3,
         *,
         count: int = 2,
-        norm: str | None = "batch",
-        activation_name: str = "relu",
-        padding: str = "same",
+        **options: Any,
     ) -> None:
+        widths = [in_channels] + [out_channels] * count
         super().__init__(
             *(
-                ConvBlock(
-                    spatial_dims,
-                    in_channels if index == 0 else out_channels,
-                    out_channels,
-                    kernel_size,
-                    norm=norm,
-                    activation_name=activation_name,
-                    padding=padding,
-                )
-                for index in range(count)
+                ConvBlock(spatial_dims, before, after, kernel_size, **options)
+                for before, after in itertools.pairwise(widths)
             )
         )
 
@@ -363,11 +347,11 @@ class TransposedUpsample(nn.Sequential):
         in_channels: int,
         out_channels: int,
         stride: int | Sequence[int] = 2,
-        activation_name: str = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         self.add_module("conv", transposed_convolution(spatial_dims, in_channels, out_channels, stride))
-        self.add_module("act", activation(activation_name))
+        self.add_module("act", activation_layer(activation))
 
 
 class LinearUpsample(nn.Sequential):
@@ -383,7 +367,7 @@ class LinearUpsample(nn.Sequential):
         in_channels: int,
         out_channels: int,
         stride: int | Sequence[int] = 2,
-        activation_name: str = "relu",
+        activation: str = "relu",
     ) -> None:
         super().__init__()
         scale = tuple(float(step) for step in per_axis(stride, spatial_dims, "stride"))
@@ -391,7 +375,7 @@ class LinearUpsample(nn.Sequential):
         self.add_module(
             "resize", nn.Upsample(scale_factor=scale, mode=_LINEAR_MODE[spatial_dims], align_corners=False)
         )
-        self.add_module("act", activation(activation_name))
+        self.add_module("act", activation_layer(activation))
 
 
 class CropConcat(nn.Module):
@@ -420,9 +404,6 @@ class CropConcat(nn.Module):
             else:
                 upsampled = torch.narrow(upsampled, axis, 0, skip.shape[axis])
         return torch.cat([skip, upsampled], dim=1)
-
-
-# --------------------------------------------------------------------------------------- initialisation
 
 
 def he_initialise(module: nn.Module) -> None:

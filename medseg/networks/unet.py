@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,30 +93,14 @@ class UNet(nn.Module):
         self.out_channels = positive(out_channels, "out_channels")
         self.features = tuple(positive(width, "features") for width in features)
         self.kernel_sizes, self.strides = _geometry(len(self.features), spatial_dims, kernel_sizes, strides)
+        self.norm = norm
         self.padding = choice(padding, ("same", "valid"), "padding")
         self.deep_supervision = deep_supervision
 
-        self.encoder = UNetEncoder(
-            spatial_dims,
-            self.in_channels,
-            self.features,
-            self.kernel_sizes,
-            self.strides,
-            norm=norm,
-            activation=activation,
-            padding=padding,
-            dropout=dropout,
-        )
-        self.decoder = UNetDecoder(
-            spatial_dims,
-            self.features,
-            self.kernel_sizes,
-            self.strides,
-            norm=norm,
-            activation=activation,
-            padding=padding,
-            upsample=upsample,
-        )
+        blocks: dict[str, Any] = {"norm": norm, "activation": activation, "padding": self.padding}
+        geometry = (self.features, self.kernel_sizes, self.strides)
+        self.encoder = UNetEncoder(spatial_dims, self.in_channels, *geometry, dropout=dropout, **blocks)
+        self.decoder = UNetDecoder(spatial_dims, *geometry, upsample=upsample, **blocks)
         self.head = convolution(spatial_dims, self.features[0], self.out_channels, 1)
         he_initialise(self)
         # Last, so that by seed the rest is the same with and without them.
@@ -171,16 +157,16 @@ class UNet(nn.Module):
         if is_symbolic(images):
             return
         check_images(images, self.spatial_dims, self.in_channels)
-        if self.padding == "same":
-            return
         size = tuple(images.shape[2:])
-        for axis, length in enumerate(size):
-            if self._output_length(length, axis) is None:
-                near = " or ".join(str(n) for n in self.nearest_sizes(length, axis))
-                raise ValueError(
-                    f"the input's axis {'XYZ'[axis]} has {length} voxels of size {size}, which this network "
-                    f"cannot pool evenly; pad or crop it to {near}"
-                )
+        self.output_size(size)
+        voxels = math.prod(self._lengths(length, axis)[0] for axis, length in enumerate(size))
+        shared = images.shape[0] if self.norm == "batch" else 1
+        standardised = self.norm == "instance" or (self.norm == "batch" and self.training)
+        if standardised and shared * voxels < 2:
+            raise ValueError(
+                f"an input of size {size} leaves the coarsest level one voxel, which {self.norm} norm would "
+                f"make zero; give more than {self.total_stride()} voxels along one axis"
+            )
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """The output's size in voxels for an input of ``size`` voxels.
@@ -198,14 +184,14 @@ class UNet(nn.Module):
             raise ValueError(
                 f"size {tuple(size)} does not have {self.spatial_dims} axes; give one number each"
             )
-        lengths = []
         for axis, length in enumerate(size):
-            result = self._output_length(length, axis)
-            if result is None:
+            if not self._fits(length, axis):
                 near = " or ".join(str(n) for n in self.nearest_sizes(length, axis))
-                raise ValueError(f"axis {'XYZ'[axis]} of size {tuple(size)} does not fit; use {near}")
-            lengths.append(result)
-        return tuple(lengths)
+                raise ValueError(
+                    f"axis {'XYZ'[axis]} has {length} voxels of size {tuple(size)}, which this network "
+                    f"cannot pool evenly; pad or crop it to {near}"
+                )
+        return tuple(self._lengths(length, axis)[1] for axis, length in enumerate(size))
 
     def nearest_sizes(self, length: int, axis: int) -> tuple[int, ...]:
         """The nearest number of voxels along ``axis`` that fits at or below ``length``, and at or above.
@@ -217,10 +203,8 @@ class UNet(nn.Module):
         Returns:
             One or two sizes, ascending: none may fit below.
         """
-        below = next((n for n in range(length, 0, -1) if self._output_length(n, axis) is not None), None)
-        above = max(1, length)
-        while self._output_length(above, axis) is None:
-            above += 1
+        below = next((n for n in range(length, 0, -1) if self._fits(n, axis)), None)
+        above = next(n for n in itertools.count(max(1, length)) if self._fits(n, axis))
         return tuple(sorted({n for n in (below, above) if n is not None}))
 
     def total_stride(self) -> tuple[int, ...]:
@@ -230,21 +214,27 @@ class UNet(nn.Module):
         """
         return tuple(math.prod(step[axis] for step in self.strides) for axis in range(self.spatial_dims))
 
-    def _output_length(self, length: int, axis: int) -> int | None:
-        """The output's voxels along one axis; ``None`` if this length does not fit."""
+    def _fits(self, length: int, axis: int) -> bool:
+        return self._lengths(length, axis)[1] >= 1
+
+    def _lengths(self, length: int, axis: int) -> tuple[int, int]:
+        """Voxels along one axis at the coarsest level and in the output; zeros if ``length`` does not fit."""
         if self.padding == "same":
-            return length if length >= 1 else None
+            coarsest = length
+            for stride in self.strides:
+                coarsest = -(-coarsest // stride[axis])
+            return coarsest, length
         # Two convolutions a level, each of which loses its kernel's width less one.
         losses = [2 * (kernel[axis] - 1) for kernel in self.kernel_sizes]
         for loss, stride in zip(losses, self.strides, strict=False):
             length -= loss
             if length < 1 or length % stride[axis]:
-                return None
+                return 0, 0
             length //= stride[axis]
-        length -= losses[-1]
+        coarsest = length = length - losses[-1]
         for loss, stride in zip(losses[-2::-1], self.strides[::-1], strict=True):
             length = length * stride[axis] - loss
-        return length if length >= 1 else None
+        return (coarsest, length) if length >= 1 else (0, 0)
 
 
 class UNetEncoder(nn.Module):
@@ -254,12 +244,10 @@ class UNetEncoder(nn.Module):
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         features: Channels of each level.
-        kernel_sizes: One a level.
-        strides: One for each step down.
-        norm: As in :class:`UNet`.
-        activation: As in :class:`UNet`.
-        padding: As in :class:`UNet`.
+        kernel_sizes: One a level, spelt out by axis.
+        strides: One for each step down, spelt out by axis.
         dropout: As in :class:`UNet`.
+        **blocks: ``norm``, ``activation`` and ``padding`` of every block.
     """
 
     def __init__(
@@ -270,10 +258,8 @@ class UNetEncoder(nn.Module):
         kernel_sizes: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
         *,
-        norm: str | None = "batch",
-        activation: str = "relu",
-        padding: str = "same",
         dropout: float = 0.0,
+        **blocks: Any,
     ) -> None:
         super().__init__()
         if not 0.0 <= dropout < 1.0:
@@ -283,18 +269,8 @@ class UNetEncoder(nn.Module):
             stage = nn.Sequential()
             if level > 0:
                 stage.add_module("pool", max_pool(spatial_dims, strides[level - 1]))
-            stage.add_module(
-                "convs",
-                ConvStack(
-                    spatial_dims,
-                    features[level - 1] if level > 0 else in_channels,
-                    width,
-                    kernel,
-                    norm=norm,
-                    activation_name=activation,
-                    padding=padding,
-                ),
-            )
+            before = features[level - 1] if level > 0 else in_channels
+            stage.add_module("convs", ConvStack(spatial_dims, before, width, kernel, **blocks))
             if dropout > 0.0 and level >= len(features) - 2:
                 stage.add_module("dropout", nn.Dropout(dropout))
             self.levels.append(stage)
@@ -309,17 +285,15 @@ class UNetEncoder(nn.Module):
 
 
 class UNetDecoder(nn.Module):
-    """The expanding path: feature maps of every level but the coarsest, the coarsest of them first.
+    """The expanding path: feature maps of every level but the coarsest, the finest last.
 
     Args:
         spatial_dims: 2 or 3.
         features: Channels of each level.
-        kernel_sizes: One a level.
-        strides: One for each step down.
-        norm: As in :class:`UNet`.
-        activation: As in :class:`UNet`.
-        padding: As in :class:`UNet`.
+        kernel_sizes: One a level, spelt out by axis.
+        strides: One for each step down, spelt out by axis.
         upsample: As in :class:`UNet`.
+        **blocks: ``norm``, ``activation`` and ``padding`` of every block.
     """
 
     def __init__(
@@ -329,10 +303,8 @@ class UNetDecoder(nn.Module):
         kernel_sizes: Sequence[Sequence[int]],
         strides: Sequence[Sequence[int]],
         *,
-        norm: str | None = "batch",
-        activation: str = "relu",
-        padding: str = "same",
         upsample: str = "transposed",
+        **blocks: Any,
     ) -> None:
         super().__init__()
         make_upsample = _UPSAMPLE[choice(upsample, tuple(_UPSAMPLE), "upsample")]
@@ -340,24 +312,10 @@ class UNetDecoder(nn.Module):
         self.join = nn.ModuleList()
         self.levels = nn.ModuleList()
         for level in reversed(range(len(features) - 1)):
-            width = features[level]
-            self.up.append(
-                make_upsample(
-                    spatial_dims, features[level + 1], width, strides[level], activation_name=activation
-                )
-            )
-            self.join.append(CropConcat(spatial_dims, padding))
-            self.levels.append(
-                ConvStack(
-                    spatial_dims,
-                    2 * width,
-                    width,
-                    kernel_sizes[level],
-                    norm=norm,
-                    activation_name=activation,
-                    padding=padding,
-                )
-            )
+            width, below = features[level], features[level + 1]
+            self.up.append(make_upsample(spatial_dims, below, width, strides[level], blocks["activation"]))
+            self.join.append(CropConcat(spatial_dims, blocks["padding"]))
+            self.levels.append(ConvStack(spatial_dims, 2 * width, width, kernel_sizes[level], **blocks))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps (B, features[level], …) on the way up, the finest last.

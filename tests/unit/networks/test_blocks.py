@@ -1,0 +1,151 @@
+"""The shared blocks, against hand-computed arrays and torch's own functions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from medseg.networks import blocks
+
+
+def test_per_axis_refuses_the_wrong_number_of_axes() -> None:
+    with pytest.raises(ValueError, match=r"kernel_sizes has 2 numbers \(3, 3\) for 3 axes; give one"):
+        blocks.per_axis((3, 3), 3, "kernel_sizes")
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "3"])
+def test_positive_refuses(value: object) -> None:
+    with pytest.raises(ValueError, match=r"features=.* is not a positive whole number"):
+        blocks.positive(value, "features")
+
+
+def test_choice_lists_all_where_none_is_near() -> None:
+    with pytest.raises(ValueError, match="choose one of batch, group, instance"):
+        blocks.choice("xyz", blocks.NORMS, "norm")
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+def test_same_convolution_keeps_the_size(spatial_dims: int) -> None:
+    kernel, dilation = (3, 5, 1)[:spatial_dims], (2, 1, 3)[:spatial_dims]
+    layer = blocks.convolution(spatial_dims, 1, 2, kernel, dilation=dilation)
+    size = (7, 8, 9)[:spatial_dims]
+    assert layer(torch.zeros(1, 1, *size)).shape == (1, 2, *size)
+
+
+def test_same_convolution_refuses_even_kernels() -> None:
+    with pytest.raises(ValueError, match="even"):
+        blocks.convolution(3, 1, 1, (3, 3, 2))
+    assert blocks.convolution(3, 1, 1, 2, padding="valid")(torch.zeros(1, 1, 4, 4, 4)).shape[2:] == (3, 3, 3)
+
+
+def test_max_pool_keeps_what_hangs_over_the_end() -> None:
+    line = torch.tensor([[[[1.0, 2.0, 5.0]]]])
+    assert blocks.max_pool(2, (1, 2))(line).flatten().tolist() == [2.0, 5.0]
+
+
+@pytest.mark.parametrize("name", blocks.ACTIVATIONS)
+def test_activations_pass_gradients_behind_a_convolution(name: str) -> None:
+    torch.manual_seed(0)
+    block = blocks.ConvBlock(2, 1, 2, norm=None, activation=name)
+    block(torch.randn(1, 1, 4, 4)).sum().backward()
+    assert block.conv.weight.grad.abs().sum() > 0
+
+
+def test_activation_refuses_an_unknown_name() -> None:
+    with pytest.raises(ValueError, match="activation='relo' is unknown; did you mean 'relu'"):
+        blocks.activation_layer("relo")
+
+
+@pytest.mark.parametrize(
+    ("norm", "bias"), [("batch", False), ("instance", False), ("group", False), (None, True)]
+)
+def test_a_bias_stands_only_where_no_norm_follows(norm: str | None, bias: bool) -> None:
+    block = blocks.ConvBlock(3, 1, 8, norm=norm)
+    assert (block.conv.bias is not None) == bias
+    assert hasattr(block, "norm") != bias
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", "group"])
+def test_norms_standardise_and_learn_a_scale(norm: str) -> None:
+    torch.manual_seed(0)
+    layer = blocks.norm_layer(norm, 2, 4)
+    assert layer is not None
+    output = layer(5.0 + 3.0 * torch.randn(2, 4, 16, 16))
+    assert abs(output.mean().item()) < 1e-5
+    assert abs(output.std().item() - 1.0) < 1e-3
+    assert [tuple(p.shape) for p in layer.parameters()] == [(4,), (4,)]
+
+
+def test_crop_concat_valid_takes_the_middle_of_the_skip() -> None:
+    skip = torch.arange(6.0).view(1, 1, 1, 6)
+    joined = blocks.CropConcat(2, "valid")(skip, -torch.ones(1, 1, 1, 2))
+    assert joined.tolist() == [[[[2.0, 3.0]], [[-1.0, -1.0]]]]
+
+
+def test_crop_concat_same_takes_the_beginning_of_what_was_upsampled() -> None:
+    upsampled = torch.arange(4.0).view(1, 1, 1, 4)
+    joined = blocks.CropConcat(2, "same")(-torch.ones(1, 1, 1, 3), upsampled)
+    assert joined.tolist() == [[[[-1.0, -1.0, -1.0]], [[0.0, 1.0, 2.0]]]]
+
+
+def test_linear_upsample_is_interpolation_then_convolution() -> None:
+    torch.manual_seed(0)
+    step = blocks.LinearUpsample(3, 4, 2, (2, 2, 1), activation="relu")
+    nn.init.normal_(step.conv.bias)
+    images = torch.randn(1, 4, 3, 4, 5)
+    resized = functional.interpolate(
+        images, scale_factor=(2.0, 2.0, 1.0), mode="trilinear", align_corners=False
+    )
+    expected = functional.conv3d(resized, step.conv.weight, step.conv.bias).relu()
+    torch.testing.assert_close(step(images), expected)
+
+
+def test_transposed_upsample_makes_one_block_of_each_voxel() -> None:
+    step = blocks.TransposedUpsample(2, 1, 1, (2, 1))
+    with torch.no_grad():
+        step.conv.weight.copy_(torch.tensor([[[[1.0], [2.0]]]]))
+        step.conv.bias.fill_(-1.0)
+    assert step(torch.tensor([[[[3.0, 0.0]]]])).tolist() == [[[[2.0, 0.0], [5.0, 0.0]]]]
+
+
+@pytest.mark.parametrize(
+    ("layer", "fan_in"),
+    [
+        (nn.Conv3d(16, 64, 3), 16 * 27),
+        (nn.Conv2d(64, 64, (3, 1), groups=4), 16 * 3),
+        (nn.ConvTranspose3d(64, 64, 2, stride=2), 64),
+        (nn.ConvTranspose2d(64, 64, 4, stride=2), 64 * 4),
+    ],
+)
+def test_he_initialisation_has_the_deviation_of_the_fan_in(layer: nn.Module, fan_in: int) -> None:
+    torch.manual_seed(0)
+    blocks.he_initialise(nn.Sequential(layer))
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(2.0 / fan_in), rel=0.05)
+    assert abs(layer.weight.mean().item()) < 0.05 * math.sqrt(2.0 / fan_in)
+    assert layer.bias.abs().max() == 0.0
+
+
+def test_he_initialisation_keeps_the_second_moment_through_an_up_convolution() -> None:
+    torch.manual_seed(0)
+    step = blocks.TransposedUpsample(3, 256, 256, 2)
+    blocks.he_initialise(step)
+    images = torch.randn(1, 256, 4, 4, 4).relu()
+    assert step(images).square().mean().item() == pytest.approx(images.square().mean().item(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1, 2, 8, 8, 8), r"takes \(B, C, X, Y\)"),
+        ((2, 8, 8), r"takes \(B, C, X, Y\)"),
+        ((1, 3, 8, 8), "build it with in_channels=3"),
+        ((1, 2, 8, 0), "axis Y is empty"),
+    ],
+)
+def test_check_images_says_what_fits(shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        blocks.check_images(torch.zeros(shape), 2, 2)
