@@ -16,7 +16,6 @@ from typing import IO, Any, cast
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
-from nibabel.spatialimages import HeaderDataError
 
 from medseg.errors import InputError
 from medseg.geometry import Grid
@@ -204,7 +203,7 @@ def _shape_of(header: nib.Nifti1Header, path: Path) -> tuple[int, int, int, int]
 def _dtype_of(header: nib.Nifti1Header, path: Path) -> np.dtype[Any]:
     try:
         dtype: np.dtype[Any] = header.get_data_dtype()
-    except HeaderDataError as error:
+    except KeyError as error:
         raise InputError(
             f"datatype code {int(header['datatype'])} is unknown", where=path, fix="convert it to float32"
         ) from error

@@ -112,6 +112,12 @@ class _ItkFormat(ABC):
                 where=path,
                 fix="stack slices to a volume, or split it into volumes",
             )
+        if not text.data_path.is_file():
+            raise InputError(
+                f"its voxels are in '{text.data_path.name}', which does not exist",
+                where=path,
+                fix="put that file beside it",
+            )
         reader = sitk.ImageFileReader()
         reader.SetImageIO(self._itk_name)
         reader.SetFileName(str(path))
@@ -122,12 +128,6 @@ class _ItkFormat(ABC):
                 f"its header is damaged ({_last_line(error)})", where=path, fix="export it again"
             ) from error
         header = _interpret(reader, text, path)
-        if not text.data_path.is_file():
-            raise InputError(
-                f"its voxels are in '{text.data_path.name}', which does not exist",
-                where=path,
-                fix="put that file beside it",
-            )
         require_in_file(
             header.nbytes,
             text.data_path.stat().st_size - text.data_offset,

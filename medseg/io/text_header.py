@@ -104,7 +104,7 @@ def parse_metaimage(path: Path) -> TextHeader:
         GeometryError: It does not say where the volume lies in the patient.
     """
     start = _read_start(path)
-    end = re.search(rb"ElementDataFile\s*=\s*([^\r\n]*)\r?\n?", start)
+    end = re.search(rb"ElementDataFile[ \t]*=([^\r\n]*)\r?\n?", start)
     if end is None or b"NDims" not in start[: end.start()]:
         raise InputError(
             "is no MetaImage file, or ends within its header",

@@ -46,8 +46,9 @@ def scaled_dtype(stored: np.dtype[Any], slope: float, intercept: float) -> np.dt
     if stored.kind == "f":
         return np.dtype(np.float64 if stored.itemsize == 8 else np.float32)
     limits, single = np.iinfo(stored), np.finfo(np.float32)
-    largest = abs(slope) * max(abs(limits.min), limits.max) + abs(intercept)
-    held = single.tiny <= abs(slope) and largest <= single.max and largest * single.eps < abs(slope)
+    largest = abs(slope) * max(abs(int(limits.min)), int(limits.max)) + abs(intercept)
+    in_range = float(single.tiny) <= abs(slope) and largest <= float(single.max)
+    held = in_range and largest * float(single.eps) < abs(slope)
     return np.dtype(np.float32 if held else np.float64)
 
 
