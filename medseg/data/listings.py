@@ -200,9 +200,10 @@ def _name_cases(document: Document, entries: Sequence[_Entry]) -> list[Case]:
     ids = [entry.stem for entry in entries]
     if len(set(ids)) < len(ids):
         ids = [f"{entry.images[0].parent.name}_{entry.stem}" for entry in entries]
-    doubled = [case_id for case_id, count in Counter(ids).items() if count > 1]
-    if doubled:
-        raise document.error(f"lists case '{doubled[0]}' twice", "list each case once")
+    counts = Counter(ids)
+    for case_id, entry in zip(ids, entries, strict=True):
+        if counts[case_id] > 1:
+            raise document.error(f"'{entry.place}' names a case that is listed twice", "list each case once")
     return [Case(case_id, entry.images, entry.label) for case_id, entry in zip(ids, entries, strict=True)]
 
 

@@ -127,7 +127,7 @@ def make_split(case_ids: Iterable[str], folds: int = 5, seed: int = 0) -> Split:
         raise ConfigError(f"{folds} folds for {len(ids)} cases", where="--folds", fix="use fewer folds")
 
     def rank(case_id: str) -> bytes:
-        return hashlib.sha256(f"{seed}:{case_id}".encode()).digest()
+        return hashlib.sha256(f"{seed}:{case_id}".encode(errors="surrogateescape")).digest()
 
     dealt = sorted(ids, key=rank)
     return Split(seed=seed, folds=tuple(tuple(sorted(dealt[fold::folds])) for fold in range(folds)))
