@@ -114,7 +114,8 @@ def require_finite(volume: Volume, where: str | os.PathLike[str]) -> None:
     if nan == volume.array.size:
         what, fix = f"all {nan} voxels are NaN", "check how the image was made"
     elif nan or infinite:
-        what, fix = f"{nan} voxels are NaN and {infinite} infinite", "replace them, by 0 for instance"
+        counts = [f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count]
+        what, fix = f"holds {' and '.join(counts)} voxels", "replace them, by 0 for instance"
     else:
         return
     raise InputError(what, where=where, fix=fix)

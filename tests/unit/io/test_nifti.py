@@ -205,6 +205,16 @@ def test_a_truncated_compressed_file_is_refused(make_nifti: MakeNifti, kept: int
         read_volume(path)
 
 
+def test_a_whole_compressed_file_with_too_few_voxels_is_refused(make_nifti: MakeNifti) -> None:
+    with pytest.raises(InputError, match="truncated"):
+        read_volume(make_nifti(RAMP, name="short.nii.gz", dim=[3, 3, 4, 6, 1, 1, 1, 1]))
+
+
+def test_a_compressed_file_with_more_than_its_voxels_is_read(make_nifti: MakeNifti) -> None:
+    volume = read_volume(make_nifti(RAMP, name="long.nii.gz", dim=[3, 3, 4, 4, 1, 1, 1, 1]))
+    np.testing.assert_array_equal(volume.array[0], RAMP.ravel("F")[:48].reshape((3, 4, 4), order="F"))
+
+
 @pytest.mark.parametrize("position", [-3, -7, 200])
 def test_a_corrupt_compressed_file_is_refused(make_nifti: MakeNifti, position: int) -> None:
     path = make_nifti(np.random.default_rng(0).normal(size=SHAPE), name="bad.nii.gz")

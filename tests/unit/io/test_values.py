@@ -78,10 +78,10 @@ def volume(array: np.ndarray[Any, Any]) -> Volume:
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ({(0, 0, 0, 0): np.nan}, "1 voxels are NaN and 0 infinite"),
+        ({(0, 0, 0, 0): np.nan}, "holds 1 NaN voxels"),
         (
             {(1, 2, 1, 3): np.inf, (0, 1, 0, 0): -np.inf, (1, 0, 0, 2): np.nan},
-            "1 voxels are NaN and 2 infinite",
+            "holds 1 NaN and 2 infinite voxels",
         ),
     ],
 )
