@@ -144,7 +144,12 @@ NETWORKS = Registry(
 LOSSES = Registry(
     "loss",
     {
+        "dice": Entry("medseg.losses.modules:DiceLoss", "soft Dice (Milletari 2016)"),
         "dice_ce": Entry("medseg.losses.modules:DiceCELoss", "soft Dice plus cross-entropy, in equal parts"),
+        "weighted_cross_entropy": Entry(
+            "medseg.losses.modules:WeightedCrossEntropyLoss",
+            "cross-entropy with a weight for every voxel (Ronneberger 2015)",
+        ),
     },
 )
 

@@ -94,18 +94,18 @@ class DiceLoss(nn.Module):
             scores = functional.softmax(scores, dim=1)
         elif self.sigmoid:
             scores = torch.sigmoid(scores)
-        return self.of_probabilities(scores, _memberships(target, scores, self.to_onehot_y), weight_map)
+        return self.of_probabilities(scores, target, weight_map)
 
     def of_probabilities(
-        self, probabilities: Tensor, memberships: Tensor, weight_map: Tensor | None = None
+        self, probabilities: Tensor, target: Tensor, weight_map: Tensor | None = None
     ) -> Tensor:
-        """The loss where probabilities are known already, as (B, C, X, Y[, Z]) both."""
+        """The loss where probabilities are known already."""
         weight = self.weight
-        if weight is not None and not self.include_background and len(weight) == probabilities.shape[1]:
-            weight = weight[1:]
+        if not self.include_background:
+            weight = _foreground(weight, probabilities.shape[1])
         return soft_dice_loss(
             probabilities,
-            memberships,
+            target,
             weight_map,
             include_background=self.include_background,
             batch=self.batch,
@@ -119,18 +119,22 @@ class DiceLoss(nn.Module):
 class WeightedCrossEntropyLoss(nn.Module):
     """Cross-entropy with a weight for every voxel and every class.
 
-    Always of scores (logits), as torch's. Where the classes exclude each other (the default) it is a
-    softmax's; with ``sigmoid`` each channel is a yes or no of its own.
+    Always of scores (logits), as torch's. Where classes exclude each other, which ``softmax`` says and
+    which is the default, it is a softmax's; with ``sigmoid`` each channel is a yes or no of its own.
 
     Args:
-        to_onehot_y: Whether the target is class indices. They are also recognised without it, having
-            one channel where the input has several.
+        include_background: Whether channel 0 counts: with a softmax, whether voxels of class 0 do.
+        to_onehot_y: Whether the target is class indices.
         sigmoid: Whether channels are independent.
+        softmax: Whether classes exclude each other.
         reduction: ``"mean"`` (weighted), ``"sum"`` or ``"none"``.
         weight: One factor a class; with ``sigmoid`` of its positive part.
 
+    Raises:
+        ConfigError: Both ``sigmoid`` and ``softmax``, or an unknown reduction.
+
     Example:
-        >>> loss = WeightedCrossEntropyLoss()
+        >>> loss = WeightedCrossEntropyLoss(to_onehot_y=True)
         >>> scores, target = torch.zeros(1, 2, 1, 2), torch.tensor([[[[0, 1]]]])
         >>> round(loss(scores, target, weight_map=torch.tensor([[[[3.0, 0.0]]]])).item(), 4)
         0.6931
@@ -144,12 +148,16 @@ class WeightedCrossEntropyLoss(nn.Module):
     def __init__(
         self,
         *,
+        include_background: bool = True,
         to_onehot_y: bool = False,
         sigmoid: bool = False,
+        softmax: bool = False,
         reduction: str = "mean",
         weight: Sequence[float] | Tensor | None = None,
     ) -> None:
         super().__init__()
+        _check_one_activation(sigmoid, softmax)
+        self.include_background = include_background
         self.to_onehot_y = to_onehot_y
         self.sigmoid = sigmoid
         self.reduction = check_reduction(reduction)
@@ -161,22 +169,31 @@ class WeightedCrossEntropyLoss(nn.Module):
         Raises:
             InputError: Shapes or labels do not fit.
         """
-        indices = self.to_onehot_y or (target.shape[1] == 1 and input.shape[1] > 1)
-        scores, target, weight_map = _prepare(input, target, weight_map, indices)
-        if self.sigmoid:
-            memberships = _memberships(target, scores, indices)
-            return binary_cross_entropy(
-                scores, memberships, weight_map, positive_weights=self.weight, reduction=self.reduction
-            )
-        _check_several_channels(scores)
-        return self.of_log_probabilities(functional.log_softmax(scores, dim=1), target, weight_map)
+        scores, target, weight_map = _prepare(input, target, weight_map, self.to_onehot_y)
+        if not self.sigmoid:
+            _check_several_channels(scores)
+            return self.of_log_probabilities(functional.log_softmax(scores, dim=1), target, weight_map)
+        classes = scores.shape[1]
+        memberships = class_masks(target, classes) if self.to_onehot_y and classes > 1 else target
+        weight = self.weight
+        if not self.include_background:
+            _check_several_channels(scores)
+            scores, memberships = scores[:, 1:], memberships[:, 1:]
+            weight = _foreground(weight, classes)
+        return binary_cross_entropy(
+            scores, memberships, weight_map, positive_weights=weight, reduction=self.reduction
+        )
 
     def of_log_probabilities(
         self, log_probabilities: Tensor, target: Tensor, weight_map: Tensor | None = None
     ) -> Tensor:
         """The loss where the logarithms of a softmax are known already."""
+        weight = self.weight
+        if not self.include_background:
+            weight = torch.ones(log_probabilities.shape[1]) if weight is None else weight.clone()
+            weight[0] = 0.0
         return cross_entropy(
-            log_probabilities, target, weight_map, class_weights=self.weight, reduction=self.reduction
+            log_probabilities, target, weight_map, class_weights=weight, reduction=self.reduction
         )
 
 
@@ -266,8 +283,7 @@ class DiceCELoss(nn.Module):
             scores, target, weight_map = _prepare(input, target, weight_map, self.dice.to_onehot_y)
             _check_several_channels(scores)
             log_p = functional.log_softmax(scores, dim=1)
-            memberships = _memberships(target, log_p, self.dice.to_onehot_y)
-            dice = self.dice.of_probabilities(log_p.exp(), memberships, weight_map)
+            dice = self.dice.of_probabilities(log_p.exp(), target, weight_map)
             entropy = self.cross_entropy.of_log_probabilities(log_p, target, weight_map)
         total: Tensor = self.lambda_dice * dice + self.lambda_ce * entropy
         return total
@@ -333,17 +349,17 @@ def _class_weights(weight: Sequence[float] | Tensor | None) -> Tensor | None:
     return None if weight is None else torch.as_tensor(weight, dtype=torch.float32)
 
 
-def _memberships(target: Tensor, scores: Tensor, indices: bool) -> Tensor:
-    """The target with one channel a class, as booleans where it is class indices."""
-    return class_masks(target, scores.shape[1]) if indices and scores.shape[1] > 1 else target
+def _foreground(weight: Tensor | None, classes: int) -> Tensor | None:
+    """Without the background's factor, if it is there."""
+    return weight[1:] if weight is not None and len(weight) == classes else weight
 
 
 def _check_several_channels(scores: Tensor) -> None:
     if scores.shape[1] == 1:
         raise InputError(
-            "has one channel, of which every softmax is 1",
+            "has one channel, where a background and a class are needed",
             where="input",
-            fix="pass sigmoid=True, or give the network two output channels",
+            fix="pass sigmoid=True and keep the background, or give the network two output channels",
         )
 
 
