@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.utils.memory_format import convert_conv3d_weight_memory_format
 
 from medseg.errors import BundleError
 from medseg.inference import Compute, RestoredScores, SlidingWindowInferer, choose_compute
@@ -65,7 +66,8 @@ class NetworkSegmenter:
         self.compute = compute or choose_compute()
         self.name = name
         self.inferer = SlidingWindowInferer(patch_size, windows_at_a_time, inference.overlap, inference.blend)
-        self._network = network.to(self.compute.device).to(memory_format=torch.channels_last_3d).eval()
+        placed = network.to(self.compute.device).eval()
+        self._network = convert_conv3d_weight_memory_format(placed, torch.channels_last_3d)
 
     def scores(self, image: Volume) -> RestoredScores:
         """Class scores (logits) on the image's own grid, interpolated slab by slab.
