@@ -58,7 +58,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):  # type: ignore
         """
         # Every operation on a MetaTensor copies its history; windows need none of it.
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        outputs = cast(torch.Tensor, super().__call__(plain, network, *args, **kwargs))
+
+        def in_the_images_precision(windows: torch.Tensor, *more: Any, **named: Any) -> torch.Tensor:
+            # MONAI rounds the blending weights to the precision of the network's output.
+            return network(windows, *more, **named).to(plain.dtype)
+
+        outputs = cast(torch.Tensor, super().__call__(plain, in_the_images_precision, *args, **kwargs))
         if isinstance(inputs, MetaTensor):
             return cast(torch.Tensor, MetaTensor(outputs).copy_meta_from(inputs))
         return outputs
