@@ -181,7 +181,9 @@ def _inspect_images(case: Case, dataset: Dataset, facts: _Facts) -> None:
     for header in headers:
         difference = facts.grid.difference(header.grid)
         if difference is not None:
-            facts.error("grid", f"{_shown(header.path, dataset)} differs from the first image: {difference}")
+            facts.error(
+                "grid", f"{_shown(header.path, dataset)} lies on another than the first: {difference}"
+            )
         try:
             volume = read_volume(header.path)
         except MedsegError as error:
@@ -219,7 +221,7 @@ def _inspect_label(path: Path, dataset: Dataset, facts: _Facts) -> None:
         return
     difference = None if facts.grid is None else facts.grid.difference(volume.grid)
     if difference is not None:
-        facts.error("grid", f"the label's differs from the image's: {difference}")
+        facts.error("grid", f"the label lies on another grid: {difference}")
     present = np.unique(volume.array)
     whole = present[np.isfinite(present) & (present == np.round(present))]
     if len(whole) < len(present):

@@ -224,8 +224,8 @@ class _Transfer:
         """Where the answer's bytes belong; checks the size before any of them is stored."""
         start, total = 0, _content_length(response)
         if response.status == http.HTTPStatus.PARTIAL_CONTENT:
-            start, total = _content_range(response.headers.get("Content-Range", ""))
-            if start > have or total not in (None, self._total):
+            start, total = _content_range(response)
+            if start > have or total != self._total:
                 self._forget()
                 raise _TransientError("the server sent another part than was asked for")
         if total is not None and self._declared is not None and total != self._declared:
@@ -251,14 +251,14 @@ class _Transfer:
                 for chunk in iter(_reader(response), b""):
                     handle.write(chunk)
                     advance(len(chunk) / _MEGABYTE)
+                    if self._total is not None and handle.tell() > self._total:
+                        self._forget()
+                        raise _TransientError("the server sent more than it announced")
             received = handle.tell()
         if self._total is None:
             self._total = received
         elif received < self._total:
             raise _TransientError("the connection was cut")
-        elif received > self._total:
-            self._forget()
-            raise _TransientError("the server sent more than it announced")
 
     def _read_notes(self) -> tuple[int | None, str | None]:
         """Size and validator as noted by an earlier run for the same address, if they can be trusted."""
@@ -312,11 +312,11 @@ def _content_length(response: http.client.HTTPResponse) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _content_range(text: str) -> tuple[int, int | None]:
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", text.strip())
-    if match is None:
-        raise _TransientError("the server sent a part without saying which")
-    return int(match[1]), None if match[2] == "*" else int(match[2])
+def _content_range(response: http.client.HTTPResponse) -> tuple[int, int | None]:
+    """Where the part begins, and how long the whole is; where it does not say, nothing that would fit."""
+    text = response.headers.get("Content-Range", "").strip()
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", text, flags=re.ASCII)
+    return (0, None) if match is None else (int(match[1]), int(match[2]))
 
 
 def _validator(response: http.client.HTTPResponse) -> str | None:

@@ -85,6 +85,8 @@ class FaultyServer:
     statuses: list[int] = field(default_factory=list)
     """Statuses to answer with first."""
     redirect: str | None = None
+    content_range: str | None = None
+    """What to claim in place of the true ``Content-Range``."""
     requests: list[dict[str, str]] = field(default_factory=list)
     url: str = ""
 
@@ -129,7 +131,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyServer]:
                 return
             self.send_response(206 if start else 200)
             if start:
-                self.send_header("Content-Range", f"bytes {start}-{total - 1}/{total}")
+                truth = f"bytes {start}-{total - 1}/{total}"
+                self.send_header("Content-Range", state.content_range or truth)
             if state.announces_length:
                 self.send_header("Content-Length", str(total - start))
             if state.etag is not None:

@@ -84,6 +84,20 @@ def test_damage_to_real_cases_is_found(test_data, tmp_path):
     assert {f.case for f in report.errors} == {truncated, swapped, copied, ids[8]}
 
 
+@pytest.mark.data
+def test_nan_in_a_real_map_is_found_and_sound_scans_are_left_alone(test_data, tmp_path):
+    cord = test_data / "mr" / "spinal_cord"
+    pairs = {"t1/t1w": "t1/t1w_seg-manual", "t2/t2": "t2/t2_seg-manual", "mt/mtr": "mt/mt1_seg"}
+    training = [
+        {"image": str(cord / f"{scan}.nii.gz"), "label": str(cord / f"{mask}.nii.gz")}
+        for scan, mask in pairs.items()
+    ]
+    content = {"labels": ["background", "cord"], "modality": "MRI", "training": training}
+    (tmp_path / "cord.json").write_text(json.dumps(content))
+    finding = only(check_dataset(tmp_path / "cord.json"))
+    assert (finding.severity, finding.case, finding.check) == ("error", "mtr", "not finite")
+
+
 def test_missing_files(decathlon):
     image(decathlon, "tiny_001").unlink()
     label(decathlon, "tiny_002").unlink()
@@ -111,7 +125,7 @@ def test_a_label_on_another_grid(decathlon, nifti):
     with_affine(label(decathlon, "tiny_003"), np.diag([1.0, 1.0, 2.0, 1.0]), nifti)
     finding = only(check_dataset(decathlon))
     assert (finding.severity, finding.case, finding.check) == ("error", "tiny_003", "grid")
-    assert finding.message == "the label's differs from the image's: spacing 1x1x2 mm instead of 1x1x1 mm"
+    assert finding.message == "the label lies on another grid: spacing 1x1x2 mm instead of 1x1x1 mm"
 
 
 def test_channels_on_different_grids(decathlon, nifti, edit_json):

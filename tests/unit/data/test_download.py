@@ -184,6 +184,25 @@ def test_a_length_that_is_not_announced(server, fetch):
     assert fetch().read_bytes() == CONTENT
 
 
+def test_more_than_was_announced_is_not_stored(server, target, fetch):
+    server.announces_length = False
+    with pytest.raises(ResourceError, match="the server sent more than it announced"):
+        fetch(size_bytes=500_000)
+    assert leftovers(target) == []
+
+
+@pytest.mark.parametrize(
+    "claim", ["bytes 400000-899999/900000", "bytes 300000-899999/900001", "bytes 300000-899999/*", "300000"]
+)
+def test_a_part_that_does_not_fit_is_not_spliced(server, target, fetch, claim):
+    server.cuts = [300_000]
+    server.content_range = claim
+    with pytest.raises(ResourceError, match="the server sent another part than was asked for"):
+        fetch(retries=Retries(attempts=2, first_wait_s=0.0))
+    assert leftovers(target) == []
+    assert fetch().read_bytes() == CONTENT
+
+
 def test_a_wrong_checksum_is_refused_and_the_file_removed(server, target, fetch):
     with pytest.raises(
         InputError, match=f"md5 is {server.md5}, {'0' * 32} is expected; the file was removed"
