@@ -115,7 +115,7 @@ def parse_metaimage(path: Path) -> TextHeader:
     fields = {key.strip(): value.strip() for key, value in pairs}
     for names in _METAIMAGE_GEOMETRY:
         _require_numbers(fields, names, path)
-    if not _is_true(fields.get("BinaryData", "True")) or int(fields.get("HeaderSize", "0") or 0) != 0:
+    if not _is_true(fields.get("BinaryData", "True")) or fields.get("HeaderSize", "0") != "0":
         raise _rare(path, "voxels are stored as text, or behind a header of their own")
     channels = _integers(fields.get("ElementNumberOfChannels", "1"), path)
     data_name = _decoded(end[1]).strip()
@@ -151,7 +151,7 @@ def _is_true(text: str) -> bool:
 
 def _integers(text: str, path: Path) -> tuple[int, ...]:
     words = text.split()
-    if not words or not all(word.isdigit() and int(word) > 0 for word in words):
+    if not words or not all(re.fullmatch(r"0*[1-9][0-9]{0,18}", word) for word in words):
         raise InputError(f"the header's sizes '{text}' are not valid", where=path, fix="export it again")
     return tuple(int(word) for word in words)
 

@@ -197,7 +197,7 @@ def test_rare_ways_of_storing_are_refused(tmp_path: Path) -> None:
         read_volume(nrrd(tmp_path, NRRD.replace("raw", "bzip2") + "space: LPS\n" + PLACE, packed))
     with pytest.raises(InputError, match="skip"):
         read_volume(nrrd(tmp_path, NRRD + "byte skip: 4\nspace: LPS\n" + PLACE))
-    for change in ("BinaryData = False", "HeaderSize = 8"):
+    for change in ("BinaryData = False", "HeaderSize = 8", "HeaderSize = many"):
         with pytest.raises(InputError, match="not supported"):
             read_volume(meta(tmp_path, change + "\n" + META.replace("BinaryData = True\n", "")))
 
@@ -242,6 +242,8 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("DimSize = 2 3 4", "DimSize = 2 3 -4", "sizes"),
+        ("DimSize = 2 3 4", "DimSize = 2 0 4", "sizes"),
+        ("DimSize = 2 3 4", "DimSize = 2 ² 4", "sizes"),
         ("DimSize = 2 3 4", "DimSize = 30000 30000 30000", "30000x30000x30000"),
         ("MET_SHORT", "MET_NONSENSE", "damaged|voxels are"),
         ("DimSize = 2 3 4", "DimSize = 2 3 4 1", "contradicts itself|damaged"),
