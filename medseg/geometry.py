@@ -255,7 +255,7 @@ class Grid:
         The axes' directions and the centre stay. The outermost new centres lie on or outside the outermost
         old ones, so that what was computed on the new grid reaches every old voxel by interpolation alone;
         at most half a new voxel is added on either side. An axis that has the spacing already (within
-        ``GRID_TOLERANCE_VOXELS`` over its length) is left as it is.
+        ``GRID_TOLERANCE_VOXELS`` over its length) is left as it is; a single slice keeps its thickness.
 
         Raises:
             ConfigError: A spacing is not positive.
@@ -272,8 +272,6 @@ class Grid:
         exact = intervals * old / target
         new_intervals = np.ceil(exact - GRID_TOLERANCE_VOXELS).astype(int)
         unchanged = (new_intervals == intervals) & (np.abs(exact - intervals) <= GRID_TOLERANCE_VOXELS)
-        # One slice has no extent: it stays one slice, with its own thickness.
-        unchanged |= intervals == 0
         spacing = np.where(unchanged, old, target)
         affine = self.affine.copy()
         affine[:3, :3] = self.directions * spacing
