@@ -58,6 +58,11 @@ def test_resampling_to_the_same_spacing_is_the_same_grid() -> None:
     assert grid.resampled((0.7, 0.7, 3.0)) is grid
 
 
+def test_a_single_slice_keeps_its_thickness() -> None:
+    resampled = Grid((4, 4, 1), np.diag([1.0, 1.0, 5.0, 1.0])).resampled((0.5, 1.0, 2.0))
+    assert (resampled.shape, resampled.spacing_mm) == ((7, 4, 1), (0.5, 1.0, 5.0))
+
+
 @properties
 @given(grids, spacings)
 def test_resampled_grid(grid: Grid, spacing: tuple[float, float, float]) -> None:

@@ -148,6 +148,11 @@ def test_indices_and_values_invert(values: set[int], data: st.DataObject) -> Non
     assert scheme.to_values(indices).tolist() == drawn
 
 
+def test_huge_values_need_no_huge_table() -> None:
+    scheme = LabelScheme.from_names({2**62: "lesion"})
+    assert scheme.to_indices(np.array([2**62, 0])).tolist() == [1, 0]
+
+
 def test_300_classes() -> None:
     scheme = LabelScheme.from_names({2 * value: f"class {value}" for value in range(1, 301)})
     values = np.array(scheme.values)
