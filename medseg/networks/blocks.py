@@ -335,10 +335,10 @@ class ConvStack(nn.Sequential):
 
 
 class TransposedUpsample(nn.Sequential):
-    """Up-convolution: a transposed convolution that learns how to upsample, then the activation.
+    """Up-convolution: a transposed convolution that learns how to upsample, then an activation or none.
 
     The U-Net paper's figure leaves the activation out; its authors' published network has it, and with
-    it He's initialisation keeps the activations' scale.
+    it He's initialisation keeps the activations' scale, where no norm does so anyway.
     """
 
     def __init__(
@@ -347,15 +347,16 @@ class TransposedUpsample(nn.Sequential):
         in_channels: int,
         out_channels: int,
         stride: int | Sequence[int] = 2,
-        activation: str = "relu",
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         self.add_module("conv", transposed_convolution(spatial_dims, in_channels, out_channels, stride))
-        self.add_module("act", activation_layer(activation))
+        if activation is not None:
+            self.add_module("act", activation_layer(activation))
 
 
 class LinearUpsample(nn.Sequential):
-    """Linear interpolation (bilinear, trilinear) and a 1x1(x1) convolution, then the activation.
+    """Linear interpolation (bilinear, trilinear) and a 1x1(x1) convolution, then an activation or none.
 
     The convolution stands before the interpolation: the weights of an interpolation sum to one, so that
     the two commute, and on the small grid it costs a fraction.
@@ -367,7 +368,7 @@ class LinearUpsample(nn.Sequential):
         in_channels: int,
         out_channels: int,
         stride: int | Sequence[int] = 2,
-        activation: str = "relu",
+        activation: str | None = None,
     ) -> None:
         super().__init__()
         scale = tuple(float(step) for step in per_axis(stride, spatial_dims, "stride"))
@@ -375,7 +376,8 @@ class LinearUpsample(nn.Sequential):
         self.add_module(
             "resize", nn.Upsample(scale_factor=scale, mode=_LINEAR_MODE[spatial_dims], align_corners=False)
         )
-        self.add_module("act", activation_layer(activation))
+        if activation is not None:
+            self.add_module("act", activation_layer(activation))
 
 
 class CropConcat(nn.Module):

@@ -34,7 +34,8 @@ class UNet(nn.Module):
     """U-Net: a contracting path, an expanding path, and skips between them.
 
     Every level has two convolutions; max pooling leads down, an up-convolution that halves the channels
-    leads up, where the skip is joined on. With ``padding="same"`` any input size is taken and given back;
+    leads up (without ``norm`` followed by the activation, as in the first paper's published network),
+    where the skip is joined on. With ``padding="same"`` any input size is taken and given back;
     with ``"valid"`` the border that the convolutions cannot see is lost and only some sizes fit
     (:meth:`output_size`, :meth:`nearest_sizes`).
 
@@ -311,9 +312,11 @@ class UNetDecoder(nn.Module):
         self.up = nn.ModuleList()
         self.join = nn.ModuleList()
         self.levels = nn.ModuleList()
+        # A norm in the next block sets the scale: an activation would cost time for nothing.
+        after_up = blocks["activation"] if blocks["norm"] is None else None
         for level in reversed(range(len(features) - 1)):
             width, below = features[level], features[level + 1]
-            self.up.append(make_upsample(spatial_dims, below, width, strides[level], blocks["activation"]))
+            self.up.append(make_upsample(spatial_dims, below, width, strides[level], after_up))
             self.join.append(CropConcat(spatial_dims, blocks["padding"]))
             self.levels.append(ConvStack(spatial_dims, 2 * width, width, kernel_sizes[level], **blocks))
 

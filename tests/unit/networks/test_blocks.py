@@ -105,7 +105,7 @@ def test_linear_upsample_is_interpolation_then_convolution() -> None:
 
 
 def test_transposed_upsample_makes_one_block_of_each_voxel() -> None:
-    step = blocks.TransposedUpsample(2, 1, 1, (2, 1))
+    step = blocks.TransposedUpsample(2, 1, 1, (2, 1), "relu")
     with torch.no_grad():
         step.conv.weight.copy_(torch.tensor([[[[1.0], [2.0]]]]))
         step.conv.bias.fill_(-1.0)
@@ -131,7 +131,7 @@ def test_he_initialisation_has_the_deviation_of_the_fan_in(layer: nn.Module, fan
 
 def test_he_initialisation_keeps_the_second_moment_through_an_up_convolution() -> None:
     torch.manual_seed(0)
-    step = blocks.TransposedUpsample(3, 256, 256, 2)
+    step = blocks.TransposedUpsample(3, 256, 256, 2, "relu")
     blocks.he_initialise(step)
     images = torch.randn(1, 256, 4, 4, 4).relu()
     assert step(images).square().mean().item() == pytest.approx(images.square().mean().item(), rel=0.15)
