@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console, data, evaluate, plan, predict, train
+from medseg.cli import console, data, demo, evaluate, plan, predict, train
 from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
@@ -28,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.command("demo")(demo.command)
 app.command("plan")(plan.command)
 app.command("train")(train.command)
 app.command("predict")(predict.command)
