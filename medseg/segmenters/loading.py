@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -25,6 +27,17 @@ __all__ = ["load_segmenter"]
 _CHECKPOINTS = ("last", "best")
 
 _RETRAIN = "copy the run again, or train it anew"
+# Whatever bytes a damaged file holds, PyTorch's reader fails in one of these ways.
+_UNREADABLE = (
+    RuntimeError,
+    ValueError,
+    LookupError,
+    EOFError,
+    OSError,
+    AttributeError,
+    TypeError,
+    pickle.UnpicklingError,
+)
 
 
 def load_segmenter(
@@ -142,11 +155,12 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise BundleError(
             "has no such weights", where=path, fix="choose --checkpoint last or best, or another fold"
         )
+    with explain_os_errors(path):
+        content = io.BytesIO(path.read_bytes())
     try:
-        with explain_os_errors(path):
-            stored: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, LookupError, EOFError, AttributeError, pickle.UnpicklingError) as error:
-        # Whatever bytes a damaged file holds, the reader fails in one of these ways.
+        with warnings.catch_warnings(action="ignore"):
+            stored: Any = torch.load(content, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
         raise BundleError("the weights are damaged", where=path, fix=_RETRAIN) from error
     plain = isinstance(stored, dict) and all(
         isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()

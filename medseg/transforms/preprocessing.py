@@ -24,12 +24,34 @@ from medseg.volume import Volume
 __all__ = [
     "NormalizeChannelsd",
     "ResampleToSpacingd",
+    "SignedVoxelsd",
     "preprocess",
     "preprocessing_transforms",
     "require_channels",
 ]
 
+_SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 _RAS_PLUS = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+class SignedVoxelsd(MapTransform):  # type: ignore[misc]
+    """Turn unsigned integers of 16 and 32 bits into signed ones of 32 and 64 bits.
+
+    torch lacks the kernels for them: flips, for one, work for some memory layouts and fail for others.
+
+    Args:
+        keys: Images or labels.
+        allow_missing_keys: Whether a missing key is passed over.
+    """
+
+    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+        """Widen what needs it; pass on the rest as it is."""
+        result = dict(data)
+        for key in self.key_iterator(result):
+            wider = _SIGNED.get(result[key].dtype)
+            if wider is not None:
+                result[key] = result[key].to(wider)
+        return result
 
 
 class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
@@ -175,7 +197,7 @@ def preprocessing_transforms(
         spec: What is done.
         image_key: Key of the image, a MetaTensor (C, X, Y, Z).
         label_key: Key of the label map, where there is one: it is oriented and resampled alike, by nearest
-            neighbours, and keeps its type.
+            neighbours, and stays of an integer type.
 
     Returns:
         A composition that takes and gives dictionaries; images leave it in single precision.
@@ -188,6 +210,7 @@ def preprocessing_transforms(
     """
     keys = (image_key,) if label_key is None else (image_key, label_key)
     steps: list[Any] = [
+        SignedVoxelsd(keys),
         Orientationd(keys, axcodes=spec.axcodes, labels=_RAS_PLUS),
         NormalizeChannelsd(image_key, spec.normalization),
     ]
