@@ -20,7 +20,7 @@ from medseg.io import Case, read_header, split_suffix
 from medseg.labels import LabelScheme
 from medseg.registry import did_you_mean
 
-__all__ = ["DATASET_JSON", "Dataset", "load_dataset", "read_dataset", "split_dataset"]
+__all__ = ["DATASET_JSON", "Dataset", "case_files", "load_dataset", "read_dataset", "split_dataset"]
 
 DATASET_JSON = "dataset.json"
 """The file that makes a folder a dataset."""
