@@ -41,7 +41,7 @@ class Budget:
                 f"{self.max_minutes} minutes are no training", where="--max-minutes", fix="use more"
             )
 
-    def progress(self, steps: int, minutes: float) -> float:
+    def progress(self, steps: float, minutes: float) -> float:
         """How much of the budget is used, from 0 to 1.
 
         Example:

@@ -48,9 +48,12 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
             roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
         )
         self.minutes_before = 0.0
+        self.steps_before = 0
         self.started = time.monotonic()
         self.validation_dice: dict[str, float] = {}
         self.validated_step = -1
+        self.best_dice = -1.0
+        self._optimizer_state: dict[str, Any] | None = None
         self._case_dice: list[npt.NDArray[np.float64]] = []
 
     @property
@@ -59,9 +62,14 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
         return self.minutes_before + (time.monotonic() - self.started) / 60.0
 
     @property
+    def step(self) -> int:
+        """Optimiser steps so far, those before a resume included."""
+        return self.steps_before + int(self.global_step)
+
+    @property
     def progress(self) -> float:
         """How much of the budget is used, from 0 to 1."""
-        return self.budget.progress(self.global_step, self.minutes)
+        return self.budget.progress(self.step, self.minutes)
 
     @property
     def mean_dice(self) -> float:
@@ -77,9 +85,14 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
             {"params": matrices, "weight_decay": choice.weight_decay},
             {"params": vectors, "weight_decay": 0.0},
         ]
+        optimizer: torch.optim.Optimizer
         if choice.name == "sgd":
-            return torch.optim.SGD(groups, lr=choice.learning_rate, momentum=0.99, nesterov=True)
-        return torch.optim.AdamW(groups, lr=choice.learning_rate)
+            optimizer = torch.optim.SGD(groups, lr=choice.learning_rate, momentum=0.99, nesterov=True)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=choice.learning_rate)
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(self._optimizer_state)
+        return optimizer
 
     def on_train_start(self) -> None:
         """Start the clock: planning and preprocessing do not count."""
@@ -87,9 +100,9 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
 
     def on_train_batch_start(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
         """Seed by step and set the learning rate by progress: both are the same after a resume."""
-        torch.manual_seed((self.seed * _SEED_STRIDE + self.global_step) % 2**63)
+        torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
         # The step that begins counts as half done, so that no step has a rate of zero.
-        share = self.budget.progress(self.global_step + 0.5, self.minutes)
+        share = self.budget.progress(self.step + 0.5, self.minutes)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
         for group in self.optimizers().param_groups:
             group["lr"] = rate
@@ -121,15 +134,26 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
             entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else 0.0
             for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)
         }
-        self.validated_step = self.global_step
-        self.log("mean_dice", self.mean_dice)
-        for name, dice in self.validation_dice.items():
-            self.log(f"dice/{name}", dice)
+        self.validated_step = self.step
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the clock."""
-        checkpoint["medseg_minutes"] = self.minutes
+    def resume_state(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs: tensors, numbers and names alone."""
+        return {
+            "step": self.step,
+            "minutes": self.minutes,
+            "network": self.network.state_dict(),
+            "optimizer": self.trainer.optimizers[0].state_dict(),
+            "validated_step": self.validated_step,
+            "validation_dice": dict(self.validation_dice),
+            "best_dice": self.best_dice,
+        }
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Set the clock to where the training stopped."""
-        self.minutes_before = float(checkpoint["medseg_minutes"])
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where ``resume_state`` was called; before the training starts."""
+        self.steps_before = state["step"]
+        self.minutes_before = state["minutes"]
+        self.network.load_state_dict(state["network"])
+        self._optimizer_state = state["optimizer"]
+        self.validated_step = state["validated_step"]
+        self.validation_dice = state["validation_dice"]
+        self.best_dice = state["best_dice"]

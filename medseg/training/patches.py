@@ -6,7 +6,7 @@ training came that far in one go or was resumed, with one worker process or many
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -120,24 +120,24 @@ def _read_box(
 
 
 class EpochSampler(Sampler[int]):
-    """The numbers of the samples of one epoch, which is so many optimiser steps.
+    """The numbers of the samples of one epoch, counted on from the optimiser steps already made.
 
-    Lightning sets the epoch, also when it resumes, and so the numbers go on where they stopped.
+    The step is asked for when the epoch begins. A number of the epoch handed in from outside would come too
+    late in a resumed training: Lightning opens its first epoch before it tells the sampler which one it is.
 
     Args:
-        samples_per_epoch: Steps per epoch times batch size.
+        batch_size: Samples a step.
+        steps_per_epoch: Steps an epoch.
+        steps_done: How many optimiser steps have been made.
     """
 
-    def __init__(self, samples_per_epoch: int) -> None:
-        self._count = samples_per_epoch
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch, from 0."""
-        self._epoch = epoch
+    def __init__(self, batch_size: int, steps_per_epoch: int, steps_done: Callable[[], int]) -> None:
+        self._batch_size = batch_size
+        self._count = batch_size * steps_per_epoch
+        self._steps_done = steps_done
 
     def __iter__(self) -> Iterator[int]:
-        first = self._epoch * self._count
+        first = self._steps_done() * self._batch_size
         return iter(range(first, first + self._count))
 
     def __len__(self) -> int:
@@ -145,7 +145,11 @@ class EpochSampler(Sampler[int]):
 
 
 def patch_loader(
-    patches: PatchDataset, batch_size: int, steps_per_epoch: int, workers: int
+    patches: PatchDataset,
+    batch_size: int,
+    steps_per_epoch: int,
+    workers: int,
+    steps_done: Callable[[], int],
 ) -> DataLoader[Patch]:
     """Batches of patches, ``steps_per_epoch`` of them an epoch.
 
@@ -154,11 +158,12 @@ def patch_loader(
         batch_size: Samples a batch.
         steps_per_epoch: Batches an epoch.
         workers: Processes that prepare patches; 0 prepares them in this one.
+        steps_done: How many optimiser steps have been made; the samples go on from there.
     """
     return DataLoader(
         patches,
         batch_size=batch_size,
-        sampler=EpochSampler(batch_size * steps_per_epoch),
+        sampler=EpochSampler(batch_size, steps_per_epoch, steps_done),
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
 
 from medseg.data import Dataset, Split, split_dataset
@@ -38,6 +40,7 @@ from medseg.training.watching import (
     StepLog,
     StopInTime,
     ValidationLog,
+    load_resume_state,
     save_weights,
 )
 
@@ -190,22 +193,29 @@ class _Fold:
         folder = self.run.fold(self.index)
         folder.path.mkdir(exist_ok=True)
         module = self._module()
+        checkpoint_every = self.recipe.training.checkpoint_every
         patches = PatchDataset(training, self.plan, self.recipe, self.seed)
-        loader = patch_loader(
-            patches, self.plan.batch_size, self.recipe.training.checkpoint_every, self.workers
-        )
         validation_loader = DataLoader(WholeCases(validation), batch_size=1)
-        resume = folder.resume_state if folder.resume_state.is_file() else None
-        with _quiet_lightning():
-            trainer = self._trainer(folder)
-            trainer.fit(module, loader, validation_loader, ckpt_path=resume, weights_only=True)
-            if module.validated_step != trainer.global_step:
+        if folder.resume_state.is_file():
+            module.restore(load_resume_state(folder.resume_state))
+        with _quiet_lightning(), _told_of_signals():
+            trainer = self._trainer(folder, epochs_before=module.steps_before // checkpoint_every)
+            loader = patch_loader(
+                patches,
+                self.plan.batch_size,
+                checkpoint_every,
+                self.workers,
+                steps_done=lambda: module.step,
+            )
+            if module.progress < 1.0:
+                trainer.fit(module, loader, validation_loader)
+            if module.validated_step != module.step:
                 trainer.validate(module, validation_loader, verbose=False)
         save_weights(module, folder.weights("last"))
         write_json(
             {
                 "finished": _now(),
-                "steps": trainer.global_step,
+                "steps": module.step,
                 "minutes": round(module.minutes, 3),
                 "precision": str(self.compute.dtype).removeprefix("torch."),
                 "device": self.compute.device.type,
@@ -229,13 +239,13 @@ class _Fold:
         loss = LOSSES.build(self.recipe.loss.name, softmax=True, to_onehot_y=True, **self.recipe.loss.options)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
-    def _trainer(self, folder: FoldFolder) -> lightning.Trainer:
+    def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:
         training = self.recipe.training
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
-            devices=1 if self.compute.device.index is None else [self.compute.device.index],
+            devices=[self.compute.device.index or 0] if self.compute.device.type == "cuda" else 1,
             precision="bf16-mixed" if self.compute.dtype == torch.bfloat16 else "32-true",
-            max_steps=self.budget.max_steps or -1,
+            max_steps=-1,  # StopInTime ends it, by steps or minutes
             max_epochs=-1,
             gradient_clip_val=self.recipe.optimizer.gradient_clip,
             check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
@@ -253,6 +263,10 @@ class _Fold:
             enable_model_summary=False,
             default_root_dir=folder.path,
         )
+        # Lightning's own resuming moves the ends of epochs, and with them the validations. Weights, optimiser
+        # and steps are restored by the module; all that Lightning must know is when to validate next.
+        trainer.fit_loop.epoch_progress.current.processed = epochs_before
+        return trainer
 
 
 def _workers(compute: Compute) -> int:
@@ -280,6 +294,21 @@ def _quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _told_of_signals() -> Iterator[None]:
+    """Leave on Ctrl-C and SIGTERM as any program does: Lightning exits with 1 and 0 instead."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as leaving:
+        if isinstance(leaving, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from None
+        if isinstance(leaving.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import pickle
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,13 +15,21 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from medseg.errors import InputError
+from medseg.errors import BundleError, ConfigError, explain_os_errors
 from medseg.files import atomic_path, write_text
 from medseg.progress import Progress
 from medseg.runs import FoldFolder
 from medseg.training.module import SegmentationModule
 
-__all__ = ["Checkpoints", "ProgressBar", "StepLog", "StopInTime", "ValidationLog", "save_weights"]
+__all__ = [
+    "Checkpoints",
+    "ProgressBar",
+    "StepLog",
+    "StopInTime",
+    "ValidationLog",
+    "load_resume_state",
+    "save_weights",
+]
 
 PER_CENT = 100.0
 
@@ -30,8 +39,30 @@ def save_weights(module: SegmentationModule, path: Path) -> None:
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()
     }
-    with atomic_path(path) as temporary:
-        torch.save(weights, temporary)
+    _save(weights, path)
+
+
+def load_resume_state(path: Path) -> dict[str, Any]:
+    """Read what ``Checkpoints`` wrote.
+
+    Raises:
+        BundleError: The file is damaged.
+    """
+    try:
+        with explain_os_errors(path):
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise BundleError(
+            "is damaged", where=path, fix="delete it: the fold is then trained from its start"
+        ) from error
+    return state
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    # Given a path, torch writes the (temporary) file's name into the file, and turns a full disk into a
+    # RuntimeError; given an open file, the same content makes the same bytes and errors stay what they are.
+    with atomic_path(path) as temporary, temporary.open("wb") as handle:
+        torch.save(content, handle)
 
 
 class StopInTime(Callback):  # type: ignore[misc]
@@ -49,17 +80,19 @@ class StopInTime(Callback):  # type: ignore[misc]
         del batch, batch_idx
         loss = float(outputs["loss"])
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss became {loss} at step {trainer.global_step}",
-                where="training",
-                fix="lower optimizer.learning_rate in the recipe, then --resume from the last checkpoint",
-            )
+            raise _diverged(f"the loss became {loss} at step {pl_module.step}")
         if pl_module.progress >= 1.0:
             trainer.should_stop = True
 
 
+def _diverged(what: str) -> ConfigError:
+    return ConfigError(
+        what, where="optimizer.learning_rate", fix="lower it in the recipe and train into another --out"
+    )
+
+
 class StepLog(Callback):  # type: ignore[misc]
-    """``steps.csv``: loss and learning rate of each step, written once an epoch."""
+    """``steps.csv`` and TensorBoard: loss and learning rate of each step, written once an epoch."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -67,8 +100,8 @@ class StepLog(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
         """Drop the rows of steps that a resumed training makes again."""
-        del pl_module
-        drop_rows_after(self._path, trainer.global_step)
+        del trainer
+        drop_rows_after(self._path, pl_module.step)
 
     def on_train_batch_end(
         self,
@@ -79,14 +112,17 @@ class StepLog(Callback):  # type: ignore[misc]
         batch_idx: int,
     ) -> None:
         """Keep this step's numbers."""
-        del batch, batch_idx
+        del trainer, batch, batch_idx
         rate = pl_module.optimizers().param_groups[0]["lr"]
-        self._rows.append([trainer.global_step, float(outputs["loss"]), rate])
+        self._rows.append([pl_module.step, float(outputs["loss"]), rate])
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
         """Write what was kept."""
-        del trainer, pl_module
-        append_rows(self._path, ["step", "loss", "learning_rate"], self._rows)
+        del pl_module
+        header = ["step", "loss", "learning_rate"]
+        append_rows(self._path, header, self._rows)
+        for step, *numbers in self._rows:
+            log_numbers(trainer, dict(zip(header[1:], numbers, strict=True)), int(step))
         self._rows = []
 
 
@@ -96,32 +132,24 @@ class ValidationLog(Callback):  # type: ignore[misc]
     def __init__(self, fold: FoldFolder, progress: Progress) -> None:
         self._fold = fold
         self._progress = progress
-        self.best_dice = -1.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a resumed training must know."""
-        return {"best_dice": self.best_dice}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with the best score so far."""
-        self.best_dice = state_dict["best_dice"]
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
         """Drop the rows of validations that a resumed training makes again."""
-        del pl_module
-        drop_rows_after(self._fold.metrics, trainer.global_step)
+        del trainer
+        drop_rows_after(self._fold.metrics, pl_module.step)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
         """Write a row; keep the weights if they are the best."""
-        dice, step = pl_module.mean_dice, pl_module.global_step
+        dice, step = pl_module.mean_dice, pl_module.step
         header = ["step", "minutes", *(f"dice_{name}" for name in pl_module.validation_dice), "mean_dice"]
         row = [step, round(pl_module.minutes, 3), *pl_module.validation_dice.values(), dice]
+        drop_rows_after(self._fold.metrics, step - 1)  # a training killed at its very end validates anew
         append_rows(self._fold.metrics, header, [row])
+        log_numbers(trainer, dict(zip(header[2:], row[2:], strict=True)), step)
         self._progress.note(f"step {step}, {pl_module.minutes:.1f} min: mean Dice {dice:.4f}")
-        if dice > self.best_dice:
-            self.best_dice = dice
+        if dice > pl_module.best_dice:
+            pl_module.best_dice = dice
             save_weights(pl_module, self._fold.weights("best"))
-        del trainer
 
 
 class Checkpoints(Callback):  # type: ignore[misc]
@@ -131,10 +159,11 @@ class Checkpoints(Callback):  # type: ignore[misc]
         self._fold = fold
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
-        """Write it."""
-        del pl_module
-        with atomic_path(self._fold.resume_state) as temporary:
-            trainer.save_checkpoint(temporary)
+        """Write it, unless the last step has spoilt the weights, which the next step's loss would show."""
+        del trainer
+        if not all(bool(tensor.isfinite().all()) for tensor in pl_module.network.state_dict().values()):
+            raise _diverged(f"the weights became infinite or NaN at step {pl_module.step}")
+        _save(pl_module.resume_state(), self._fold.resume_state)
 
 
 class ProgressBar(Callback):  # type: ignore[misc]
@@ -176,11 +205,16 @@ class ProgressBar(Callback):  # type: ignore[misc]
         self._shown = reached
 
 
+def log_numbers(trainer: lightning.Trainer, numbers: dict[str, float], step: int) -> None:
+    """Hand numbers to TensorBoard, if it is there."""
+    for logger in trainer.loggers:
+        logger.log_metrics(numbers, step=step)
+
+
 def append_rows(path: Path, header: list[str], rows: list[list[float]]) -> None:
     """Append rows to a CSV file, which gets its header when it is new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as handle:
+    with explain_os_errors(path), path.open("a", newline="", encoding="utf-8") as handle:
+        new = handle.tell() == 0
         writer = csv.writer(handle, lineterminator="\n")
         if new:
             writer.writerow(header)
@@ -192,7 +226,11 @@ def drop_rows_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     text = path.read_text(encoding="utf-8")
-    header, *rows = csv.reader(io.StringIO(text[: text.rfind("\n") + 1]))
+    whole = text[: text.rfind("\n") + 1]
+    if not whole:  # killed before the header was written
+        path.unlink()
+        return
+    header, *rows = csv.reader(io.StringIO(whole))
     kept = [row for row in rows if len(row) == len(header) and int(row[0]) <= step]
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([header, *kept])
