@@ -16,7 +16,7 @@ from medseg.volume import Volume
 
 __all__ = ["RestoredScores", "best_class", "label_map"]
 
-_SLAB_BYTES = 64 << 20
+_SLAB_BYTES = 128 << 20
 _SCORE_BYTES = 4
 
 
@@ -67,7 +67,7 @@ def label_map(stage: Stage, labels: LabelScheme, native_grid: Grid, thickness: i
         stage: Class scores on the native grid, one channel per class of ``labels``.
         labels: The classes.
         native_grid: The grid of the result.
-        thickness: Slices read at a time; by default as many as take 64 MiB.
+        thickness: Slices read at a time; by default as many as take 128 MiB.
 
     Returns:
         Shape (1, X, Y, Z): label values in the smallest integer type that holds them.

@@ -7,6 +7,7 @@ That needs no grid of coordinates in memory, and an axis that stays as it is cos
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -67,50 +68,64 @@ def resample(
     if all(axis_map.is_identity for axis_map in maps):
         return source.permute(0, *(1 + axis for axis in axes))[..., start:end]
     result = source.new_empty((len(source), first.target_length, second.target_length, end - start))
+    rows_of_first = _rows(first, (0, first.target_length), interpolation, source)
+    rows_of_second = _rows(second, (0, second.target_length), interpolation, source)
     thickness = max(1, _BLOCK_VOXELS // (first.target_length * second.target_length))
-    for channel, target in zip(source, result, strict=True):
-        for begin in range(start, end, thickness):
-            stretch = (begin, min(begin + thickness, end))
-            low, high = _needed(third, stretch)
+    for begin in range(start, end, thickness):
+        stretch = (begin, min(begin + thickness, end))
+        rows_of_third = _rows(third, stretch, interpolation, source)
+        low, high = _needed(third, stretch)
+        for channel, target in zip(source, result, strict=True):
             # Copied as it lies in memory first: to gather it in another order is quick in the cache only.
             block = channel.narrow(third.source_axis, low, high - low).contiguous().permute(axes)
-            block = _interpolate_rows(block.permute(2, 1, 0), third, stretch, interpolation)
-            block = _interpolate_rows(
-                block.permute(1, 2, 0), second, (0, second.target_length), interpolation
-            )
-            block = _interpolate_rows(block.transpose(0, 1), first, (0, first.target_length), interpolation)
+            block = rows_of_third(block.permute(2, 1, 0))
+            block = rows_of_second(block.permute(1, 2, 0))
+            block = rows_of_first(block.transpose(0, 1))
             target[..., begin - start : stretch[1] - start] = block
     return result
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Makes target rows, along the first axis, of the source rows that they need."""
+
+    below: torch.Tensor | None
+    above: torch.Tensor | None
+    weight: torch.Tensor | None
+
+    def __call__(self, rows: torch.Tensor) -> torch.Tensor:
+        if self.below is None:
+            return rows
+        rows = rows.contiguous()  # whole rows are copied much faster than single voxels
+        below = rows.index_select(0, self.below)
+        if self.above is None or self.weight is None:
+            return below
+        return below.lerp_(rows.index_select(0, self.above), self.weight)
+
+
+def _rows(
+    axis_map: SlabMap, stretch: tuple[int, int], interpolation: Interpolation, like: torch.Tensor
+) -> _Rows:
+    if axis_map.is_identity:
+        return _Rows(None, None, None)
+    low, high = _needed(axis_map, stretch)
+    positions = axis_map.source_positions(*stretch)
+    if interpolation == "nearest":
+        positions = _nearest(positions, axis_map.source_length)
+    lower = np.floor(positions)
+    weight = positions - lower
+    below = torch.from_numpy(lower.astype(np.int64) - low).to(like.device)
+    if not weight.any():
+        return _Rows(below, None, None)
+    return _Rows(
+        below, (below + 1).clamp_(max=high - low - 1), torch.from_numpy(weight).to(like).reshape(-1, 1, 1)
+    )
 
 
 def _needed(axis_map: SlabMap, stretch: tuple[int, int]) -> tuple[int, int]:
     return stretch if axis_map.is_identity else axis_map.source_range(*stretch)
 
 
-def _interpolate_rows(
-    rows: torch.Tensor, axis_map: SlabMap, stretch: tuple[int, int], interpolation: Interpolation
-) -> torch.Tensor:
-    """Target rows of ``stretch`` along the first axis, from the source rows that they need."""
-    if axis_map.is_identity:
-        return rows
-    positions = axis_map.source_positions(*stretch)
-    if interpolation == "nearest":
-        positions = _nearest(positions, axis_map.source_length)
-    positions = positions - _needed(axis_map, stretch)[0]
-    rows = rows.contiguous()  # whole rows are copied much faster than single voxels
-    lower = np.floor(positions)
-    weight = positions - lower
-    below = rows.index_select(0, _as_index(lower, rows))
-    if not weight.any():
-        return below
-    above = rows.index_select(0, _as_index(np.minimum(lower + 1, len(rows) - 1), rows))
-    return below.lerp_(above, torch.from_numpy(weight).to(rows).reshape(-1, 1, 1))
-
-
 def _nearest(positions: FloatArray, length: int) -> FloatArray:
     beyond_middle = positions > (length - 1) / 2
     return np.where(beyond_middle, np.ceil(positions - 0.5), np.floor(positions + 0.5))
-
-
-def _as_index(positions: FloatArray, rows: torch.Tensor) -> torch.Tensor:
-    return torch.from_numpy(positions.astype(np.int64)).to(rows.device)
