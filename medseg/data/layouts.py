@@ -35,6 +35,7 @@ class Dataset:
     Attributes:
         name: What the dataset calls itself, or its folder's name.
         folder: Where it lies.
+        source: The ``.json`` file that declares it; ``load_dataset`` of it gives the dataset again.
         cases: The labelled cases, sorted by id.
         labels: The classes.
         channel_names: Modality of each image channel, such as ``("CT",)``.
@@ -45,6 +46,7 @@ class Dataset:
 
     name: str
     folder: Path
+    source: Path
     cases: tuple[Case, ...]
     labels: LabelScheme
     channel_names: tuple[str, ...]
@@ -159,6 +161,7 @@ def _read_decathlon(document: Document) -> Dataset:
     return Dataset(
         name=document.name(document.path.resolve().parent.name),
         folder=document.path.parent,
+        source=document.path,
         cases=listing.cases,
         labels=document.labels(),
         channel_names=channel_names,
@@ -203,6 +206,7 @@ def _read_datalist(document: Document) -> Dataset:
     return Dataset(
         name=document.name(document.path.stem),
         folder=base,
+        source=document.path,
         cases=listing.cases,
         labels=labels.labels(),
         channel_names=names,
@@ -233,6 +237,7 @@ def _read_nnunet(document: Document) -> Dataset:
     return Dataset(
         name=document.name(document.path.resolve().parent.name),
         folder=folder,
+        source=document.path,
         cases=cases,
         labels=document.labels(),
         channel_names=channel_names,

@@ -19,6 +19,7 @@ def without_paths(dataset: Dataset) -> Dataset:
     return replace(
         dataset,
         folder=here,
+        source=here,
         cases=tuple(replace(case, images=(here,), label=here) for case in dataset.cases),
         test_cases=tuple(replace(case, images=(here,), label=None) for case in dataset.test_cases),
     )
