@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from medseg.errors import ConfigError, explain_os_errors
 from medseg.files import read_json, write_text
@@ -40,7 +43,7 @@ def parse(kind: type[Document], content: Any, where: str | os.PathLike[str]) -> 
             what, fix = f"key '{name}' is missing", "add it"
         else:
             message = first["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+            given = "" if isinstance(first["input"], dict) else f" (given: {reprlib.repr(first['input'])})"
             what, fix = (f"key '{name}': " if name else "") + message + given, "correct it"
         raise ConfigError(what, where=where, fix=fix) from None
 
@@ -56,6 +59,27 @@ def _fields_at(kind: type[BaseModel], location: list[int | str]) -> list[str]:
     return list(model.model_fields)
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Plain data in which each thing is written once.
+
+    Aliases of aliases fill any memory from a few lines, and of a key given twice one value would be lost.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()  # type: ignore[no-untyped-call]
+            raise ComposerError(None, None, "aliases are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if (name := str(key.value)) in seen:
+                raise ConstructorError(None, None, f"key '{name}' is given twice", key.start_mark)
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
 def load_yaml(kind: type[Document], path: str | os.PathLike[str]) -> Document:
     """Read a YAML document (only plain data: no tags, no code).
 
@@ -64,13 +88,15 @@ def load_yaml(kind: type[Document], path: str | os.PathLike[str]) -> Document:
         ConfigError: It is not YAML, or does not fit ``kind``.
     """
     with explain_os_errors(path):
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_bytes()
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+    except RecursionError:
+        raise ConfigError("is nested too deeply", where=path, fix="correct the file") from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = "" if mark is None else f" (line {mark.line + 1})"
-        raise ConfigError(f"is not valid YAML{line}", where=path, fix="correct the file") from error
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
+        place = "" if mark is None else f" (line {mark.line + 1}: {problem})"
+        raise ConfigError(f"is not valid YAML{place}", where=path, fix="correct the file") from error
     return parse(kind, content, path)
 
 

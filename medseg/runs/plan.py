@@ -13,7 +13,7 @@ __all__ = ["Fingerprint", "NetworkPlan", "Plan"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Fingerprint(_Part):

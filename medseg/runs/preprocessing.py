@@ -28,7 +28,7 @@ class Normalization(BaseModel):
         std: Divided by, in stored units.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     scheme: Literal["zscore", "clip_zscore", "none"]
     lower: float | None = None
@@ -64,7 +64,7 @@ class PreprocessingSpec(BaseModel):
         (9, 8, 5)
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     axcodes: str = "RAS"
     spacing_mm: tuple[float, float, float] | None = None

@@ -5,9 +5,18 @@ from __future__ import annotations
 import importlib.resources
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from medseg.errors import ConfigError
 from medseg.registry import LOSSES, NETWORKS, did_you_mean
@@ -27,7 +36,15 @@ __all__ = [
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _without(options: dict[str, JsonValue], *decided: str) -> dict[str, JsonValue]:
+    """Refuse options that are not the recipe's to choose."""
+    for name in decided:
+        if name in options:
+            raise ValueError(f"'{name}' is decided by the data, leave it out")
+    return options
 
 
 class NetworkChoice(_Part):
@@ -41,7 +58,7 @@ class NetworkChoice(_Part):
 
     name: str = "unet"
     base_features: int = Field(default=32, ge=1)
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -50,12 +67,17 @@ class NetworkChoice(_Part):
             raise ValueError(f"unknown network '{value}', {did_you_mean(value, NETWORKS.names())}")
         return value
 
+    @field_validator("options")
+    @classmethod
+    def _free(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return _without(value, "spatial_dims", "in_channels", "out_channels")
+
 
 class LossChoice(_Part):
     """Which loss, with the options that its constructor takes."""
 
     name: str = "dice_ce"
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod
@@ -63,6 +85,11 @@ class LossChoice(_Part):
         if value not in LOSSES:
             raise ValueError(f"unknown loss '{value}', {did_you_mean(value, LOSSES.names())}")
         return value
+
+    @field_validator("options")
+    @classmethod
+    def _free(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        return _without(value, "softmax", "sigmoid", "to_onehot_y")
 
 
 class OptimizerChoice(_Part):
@@ -112,7 +139,14 @@ class Augmentation(_Part):
     brightness_probability: float = Field(default=0.2, ge=0.0, le=1.0)
     brightness: float = Field(default=0.25, ge=0.0, lt=1.0)
     gamma_probability: float = Field(default=0.2, ge=0.0, le=1.0)
-    gamma_range: tuple[float, float] = (0.7, 1.5)
+    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
+
+    @field_validator("gamma_range")
+    @classmethod
+    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError("the lower end is above the upper one")
+        return value
 
 
 class TrainingChoice(_Part):
@@ -123,18 +157,27 @@ class TrainingChoice(_Part):
         patch_size: Voxels per axis; the plan decides if left out.
         batch_size: Patches per step; the plan decides if left out.
         foreground_fraction: Part of the patches that are centred on a voxel of a random foreground class.
-        validate_every: Steps between validations.
+        validate_every: Steps between validations, a multiple of ``checkpoint_every``.
         checkpoint_every: Steps between checkpoints, and the unit that ``--resume`` goes back to.
         precision: ``"auto"`` takes bfloat16 where the device computes in it, else single precision.
     """
 
     max_steps: int = Field(default=25_000, ge=1)
-    patch_size: tuple[int, int, int] | None = None
+    patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     batch_size: int | None = Field(default=None, ge=1)
     foreground_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
     validate_every: int = Field(default=250, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _in_step(self) -> TrainingChoice:
+        if self.validate_every % self.checkpoint_every:
+            raise ValueError(
+                f"validate_every {self.validate_every} is not a multiple of "
+                f"checkpoint_every {self.checkpoint_every}"
+            )
+        return self
 
 
 class InferenceChoice(_Part):
@@ -160,7 +203,7 @@ class Recipe(_Part):
     description: str = ""
     folds: int = Field(default=5, ge=2)
     split_seed: int = 0
-    spacing_mm: tuple[float, float, float] | None = None
+    spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     network: NetworkChoice = NetworkChoice()
     loss: LossChoice = LossChoice()
     optimizer: OptimizerChoice = OptimizerChoice()
