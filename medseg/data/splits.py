@@ -63,7 +63,9 @@ class Split(BaseModel):
             ConfigError: There is no such fold.
         """
         if not 0 <= fold < len(self.folds):
-            raise ConfigError(f"there is no fold {fold}", fix=f"choose one of 0 to {len(self.folds) - 1}")
+            raise ConfigError(
+                f"there is no fold {fold}", where="--fold", fix=f"choose one of 0 to {len(self.folds) - 1}"
+            )
         return self.folds[fold]
 
     def training(self, fold: int) -> tuple[str, ...]:
