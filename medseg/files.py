@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,9 +14,18 @@ from typing import Any
 
 from medseg.errors import InputError, ResourceError, explain_os_errors
 
-__all__ = ["atomic_path", "read_json", "require_writable_folder", "sha256_of", "write_json", "write_text"]
+__all__ = [
+    "atomic_path",
+    "read_json",
+    "remove_partial_files",
+    "require_writable_folder",
+    "sha256_of",
+    "write_json",
+    "write_text",
+]
 
 _HASH_CHUNK_BYTES = 1 << 20
+_PARTIAL = re.compile(r"\.[0-9a-f]{12}\.part\..+")
 
 
 @contextmanager
@@ -65,6 +75,24 @@ def _synchronise_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def remove_partial_files(folder: str | os.PathLike[str]) -> None:
+    """Remove what ``atomic_path`` leaves in a folder, or below it, when its process is killed.
+
+    Only for a folder that no other process is writing to.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / ".0123456789ab.part.a.txt").touch()
+        >>> remove_partial_files(folder)
+        >>> list(folder.iterdir())
+        []
+    """
+    for path in Path(folder).rglob(".*.part.*"):
+        if _PARTIAL.fullmatch(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:
