@@ -19,12 +19,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from medseg import __version__
 from medseg.errors import BundleError, InputError, MedsegError
+from medseg.files import read_json
 from medseg.runs.documents import load_json, load_yaml, save_json, save_yaml
 from medseg.runs.plan import Plan
 from medseg.runs.recipe import Recipe
@@ -120,12 +121,34 @@ class RunFolder:
         return self.path / "manifest.json"
 
     def recipe(self) -> Recipe:
-        """The recipe, with every default spelt out."""
+        """The recipe, with every default spelt out.
+
+        Raises:
+            BundleError: It is damaged.
+        """
         return self._read(load_yaml, Recipe, "recipe.yaml")
 
     def plan(self) -> Plan:
-        """The plan."""
+        """The plan.
+
+        Raises:
+            BundleError: It is damaged.
+        """
         return self._read(load_json, Plan, "plan.json")
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        try:
+            content = read_json(self.manifest_path)
+            if not isinstance(content, dict):
+                raise InputError("does not hold keys and values", where=self.manifest_path)
+        except MedsegError as error:
+            raise self._damaged(self.manifest_path, error) from error
+        return content
 
     def save_recipe(self, recipe: Recipe) -> None:
         """Write the recipe."""
@@ -160,11 +183,12 @@ class RunFolder:
         try:
             return load(kind, self.path / name)
         except MedsegError as error:
-            raise BundleError(
-                f"the run is damaged: {error.what}",
-                where=self.path / name,
-                fix="restore the file from a backup",
-            ) from error
+            raise self._damaged(self.path / name, error) from error
+
+    def _damaged(self, path: Path, error: MedsegError) -> BundleError:
+        return BundleError(
+            f"the run is damaged: {error.what}", where=path, fix="restore the file from a backup"
+        )
 
 
 _REPORTED_PACKAGES = ("torch", "monai", "lightning", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom")
