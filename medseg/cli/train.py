@@ -62,7 +62,7 @@ def command(
 def _folds(text: str) -> list[int] | None:
     if text == "all":
         return None
-    if text.isdigit():
+    if text.isdecimal():
         return [int(text)]
     raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
 
@@ -81,7 +81,7 @@ def _show(run: Path, marks: list[Path]) -> None:
             mark.parent.name,
             str(result["steps"]),
             f"{result['minutes']:.1f}",
-            *(f"{result['dice'][name]:.4f}" for name in names),
+            *("-" if (dice := result["dice"][name]) is None else f"{dice:.4f}" for name in names),
             f"{result['mean_dice']:.4f}",
         ]
         for mark, result in zip(marks, results, strict=True)

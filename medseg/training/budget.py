@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from medseg.errors import ConfigError
@@ -23,7 +24,7 @@ class Budget:
         max_minutes: Wall-clock minutes, summed over resumed parts.
 
     Raises:
-        ConfigError: Neither is given, or one is not positive.
+        ConfigError: Neither is given, or one is not positive and finite.
     """
 
     max_steps: int | None = None
@@ -36,9 +37,11 @@ class Budget:
             raise ConfigError(
                 f"{self.max_steps} steps are no training", where="--max-steps", fix="use 1 or more"
             )
-        if self.max_minutes is not None and not self.max_minutes > 0.0:
+        if self.max_minutes is not None and not 0.0 < self.max_minutes < math.inf:
             raise ConfigError(
-                f"{self.max_minutes} minutes are no training", where="--max-minutes", fix="use more"
+                f"{self.max_minutes} minutes are no training",
+                where="--max-minutes",
+                fix="use a positive number",
             )
 
     def progress(self, steps: float, minutes: float) -> float:

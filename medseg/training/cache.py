@@ -60,7 +60,7 @@ class CachedCase:
 
     @cached_property
     def input_hashes(self) -> dict[str, str]:
-        """SHA-256 of each file that the case was made from, by the file's name."""
+        """SHA-256 of each file that the case was made from: ``image_0``, …, ``label``."""
         hashes: dict[str, str] = read_json(self.folder / "case.json")["inputs"]
         return hashes
 
@@ -91,7 +91,8 @@ def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Pro
 def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
     if case.label is None:  # refused with words by read_labelled_case, whose callers come first
         raise ValueError(f"case {case.id} has no label")
-    inputs = {path.name: sha256_of(path) for path in (*case.images, case.label)}
+    inputs = {f"image_{channel}": sha256_of(path) for channel, path in enumerate(case.images)}
+    inputs["label"] = sha256_of(case.label)
     key = hashlib.sha256(
         f"{_VERSION}|{plan.preprocessing.model_dump_json()}|{plan.labels.values}|{sorted(inputs.items())}".encode()
     ).hexdigest()

@@ -27,7 +27,8 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
 
     Args:
         network: From (B, C, X, Y, Z) to class scores (B, K, X, Y, Z).
-        loss: Called with scores and class indices (B, 1, X, Y, Z).
+        loss: Called with scores (a list of them, if the network has several levels of them) and class
+            indices (B, 1, X, Y, Z).
         plan: Window size and labels.
         recipe: Optimiser and overlap.
         budget: The learning rate follows it.
@@ -50,7 +51,7 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
         self.minutes_before = 0.0
         self.steps_before = 0
         self.started = time.monotonic()
-        self.validation_dice: dict[str, float] = {}
+        self.validation_dice: dict[str, float | None] = {}
         self.validated_step = -1
         self.best_dice = -1.0
         self._optimizer_state: dict[str, Any] | None = None
@@ -73,8 +74,9 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
 
     @property
     def mean_dice(self) -> float:
-        """Mean Dice over the structures at the last validation; NaN before the first."""
-        return float(np.mean(list(self.validation_dice.values()))) if self.validation_dice else float("nan")
+        """Mean Dice over the structures that the last validation could score; 0 if there was none."""
+        scored = [dice for dice in self.validation_dice.values() if dice is not None]
+        return float(np.mean(scored)) if scored else 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser; biases and norms are not decayed."""
@@ -110,7 +112,9 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
     def training_step(self, batch: Patch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
         """One batch of patches to one loss."""
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        loss: torch.Tensor = self.loss(self.network(image), batch["label"])
+        # Networks with heads on coarser levels give those to the loss as well.
+        scores_of = getattr(self.network, "forward_deep", self.network)
+        loss: torch.Tensor = self.loss(scores_of(image), batch["label"])
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -128,10 +132,10 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
         self._case_dice.append(np.asarray([overlap.dice for overlap in overlaps]))
 
     def on_validation_epoch_end(self) -> None:
-        """Mean Dice per structure, over the cases that have it or were given it."""
+        """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""
         scores = np.asarray(self._case_dice)
         self.validation_dice = {
-            entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else 0.0
+            entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else None
             for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)
         }
         self.validated_step = self.step

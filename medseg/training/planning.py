@@ -148,7 +148,8 @@ def _patch(
         if math.prod(patch) <= PATCH_BUDGET_VOXELS:
             return patch, topology
         reasons["patch_size"] = f"the median case, cut where it is longest to {PATCH_BUDGET_VOXELS} voxels"
-        longest = int(np.argmax(wanted * np.asarray(spacing) / np.min(spacing)))
+        can_shrink = np.asarray(patch) > np.asarray(topology.divisor)  # a single thick slice cannot
+        longest = int(np.argmax(np.where(can_shrink, wanted * np.asarray(spacing), 0.0)))
         wanted[longest] = patch[longest] - topology.divisor[longest]
 
 
@@ -163,9 +164,10 @@ def _batch(patch: Triple, reasons: dict[str, str]) -> int:
 def _network_options(recipe: Recipe, topology: Topology, reasons: dict[str, str]) -> dict[str, Any]:
     levels = len(topology.kernel_sizes)
     given = recipe.network.options
-    if len(given.get("features", range(levels))) != levels:
+    features = given.get("features")
+    if isinstance(features, list) and len(features) != levels:
         raise ConfigError(
-            f"network.options.features has {len(given['features'])} levels, this data suits {levels}",
+            f"network.options.features has {len(features)} levels, this data suits {levels}",
             fix=f"give {levels} numbers, or network.base_features alone",
         )
     reasons["network"] = (

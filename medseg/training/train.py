@@ -23,15 +23,14 @@ from torch.utils.data import DataLoader
 
 from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
-from medseg.files import read_json, require_writable_folder, write_json
+from medseg.files import remove_partial_files, require_writable_folder, write_json
 from medseg.inference import Compute, choose_compute
-from medseg.networks import build_network
 from medseg.progress import Progress, SilentProgress
-from medseg.registry import LOSSES
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.module import SegmentationModule
+from medseg.training.parts import build_loss, build_plan_network, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
 from medseg.training.watching import (
@@ -57,6 +56,9 @@ class TrainingOptions:
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         workers: Processes that prepare patches; ``None`` chooses.
         resume: Go on from the last checkpoint; a fold that is finished is left as it is.
+
+    Raises:
+        ConfigError: A seed below 0 or above 32 bits, or a negative number of processes.
     """
 
     budget: Budget | None = None
@@ -65,11 +67,19 @@ class TrainingOptions:
     workers: int | None = None
     resume: bool = False
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"{self.seed} is no seed", where="--seed", fix="use 0 to 4294967295")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(
+                f"{self.workers} processes are none", where="--workers", fix="use 0 (none beside) or more"
+            )
+
 
 def train(
     dataset: Dataset,
     recipe: Recipe,
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     folds: Sequence[int] | None = None,
     options: TrainingOptions | None = None,
@@ -105,27 +115,29 @@ def train(
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
         split.validation(fold)  # refuses a fold that does not exist
-    run = RunFolder(out)
+    run = RunFolder(Path(out))
     _refuse_occupied(run, chosen, options.resume)
-    created = not out.exists()
-    require_writable_folder(out)
+    created = not run.path.exists()
+    require_writable_folder(run.path)
     try:
         plan = plan_from_dataset(dataset, recipe, progress)
+        require_fitting_parts(plan, recipe)
         facts = _what_repeats_it(dataset, budget, options)
         _begin(run, recipe, plan, split, facts)
     except BaseException:
         if created:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(run.path, ignore_errors=True)
         raise
-    cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
-    _record_inputs(run, cases)
-    for fold in chosen:
-        if not run.fold(fold).finished:
+    unfinished = [fold for fold in chosen if not run.fold(fold).finished]
+    if unfinished:
+        cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
+        _record_inputs(run, cases)
+        for fold in unfinished:
             _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress).train(
                 [cases[name] for name in split.training(fold)],
                 [cases[name] for name in split.validation(fold)],
             )
-    shutil.rmtree(run.cache)
+    shutil.rmtree(run.cache, ignore_errors=True)
     return run
 
 
@@ -140,21 +152,17 @@ def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None
 
 
 def _what_repeats_it(dataset: Dataset, budget: Budget, options: TrainingOptions) -> dict[str, Any]:
-    return {"data": str(dataset.folder.resolve()), "seed": options.seed, "budget": asdict(budget)}
+    return {"data": str(dataset.source.resolve()), "seed": options.seed, "budget": asdict(budget)}
 
 
 def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict[str, Any]) -> None:
     """Write the run's documents, or prove that those there are the same."""
     if run.manifest_path.is_file():
-        before = read_json(run.manifest_path)
+        before = run.manifest()
         differing = [key for key in facts if before.get(key) != facts[key]]
         differing += ["recipe"] * (run.recipe() != recipe) + ["plan"] * (run.plan() != plan)
-        if differing:
-            raise ConfigError(
-                f"holds a run with another {', '.join(differing)}",
-                where=run.path,
-                fix="repeat the options that it was started with, or choose another --out",
-            )
+        differing += ["split"] * (Split.load(run.split_path) != split)
+        _refuse_differing(run, differing)
         return
     run.save_recipe(recipe)
     run.save_plan(plan)
@@ -169,9 +177,22 @@ def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict
 
 
 def _record_inputs(run: RunFolder, cases: dict[str, CachedCase]) -> None:
-    manifest = read_json(run.manifest_path)
-    manifest["inputs_sha256"] = {name: case.input_hashes for name, case in sorted(cases.items())}
+    """Write the hashes of all inputs, or prove that they are those that the run was started with."""
+    manifest = run.manifest()
+    hashes = {name: case.input_hashes for name, case in sorted(cases.items())}
+    before = manifest.setdefault("inputs_sha256", hashes)
+    changed = [name for name in hashes if before.get(name) != hashes[name]]
+    _refuse_differing(run, [f"version of case {changed[0]}"] if changed else [])
     write_json(manifest, run.manifest_path)
+
+
+def _refuse_differing(run: RunFolder, differing: Sequence[str]) -> None:
+    if differing:
+        raise ConfigError(
+            f"holds a run with another {', '.join(differing)}",
+            where=run.path,
+            fix="repeat the options and data that it was started with, or choose another --out",
+        )
 
 
 @dataclass(frozen=True)
@@ -192,6 +213,7 @@ class _Fold:
         """Train to the end of the budget, from the last checkpoint if there is one."""
         folder = self.run.fold(self.index)
         folder.path.mkdir(exist_ok=True)
+        remove_partial_files(folder.path)
         module = self._module()
         checkpoint_every = self.recipe.training.checkpoint_every
         patches = PatchDataset(training, self.plan, self.recipe, self.seed)
@@ -228,15 +250,7 @@ class _Fold:
 
     def _module(self) -> SegmentationModule:
         torch.manual_seed(self.seed)
-        network = build_network(
-            self.plan.network.name,
-            spatial_dims=3,
-            in_channels=len(self.plan.channel_names),
-            out_channels=len(self.plan.labels),
-            **self.plan.network.options,
-        )
-        # Scores are logits of classes that exclude each other, and labels are class indices.
-        loss = LOSSES.build(self.recipe.loss.name, softmax=True, to_onehot_y=True, **self.recipe.loss.options)
+        network, loss = build_plan_network(self.plan), build_loss(self.recipe)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
     def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -205,14 +205,14 @@ class ProgressBar(Callback):  # type: ignore[misc]
         self._shown = reached
 
 
-def log_numbers(trainer: lightning.Trainer, numbers: dict[str, float], step: int) -> None:
+def log_numbers(trainer: lightning.Trainer, numbers: dict[str, float | None], step: int) -> None:
     """Hand numbers to TensorBoard, if it is there."""
     for logger in trainer.loggers:
-        logger.log_metrics(numbers, step=step)
+        logger.log_metrics({name: value for name, value in numbers.items() if value is not None}, step=step)
 
 
-def append_rows(path: Path, header: list[str], rows: list[list[float]]) -> None:
-    """Append rows to a CSV file, which gets its header when it is new."""
+def append_rows(path: Path, header: list[str], rows: Sequence[Sequence[float | None]]) -> None:
+    """Append rows to a CSV file, which gets its header when it is new; None becomes an empty field."""
     with explain_os_errors(path), path.open("a", newline="", encoding="utf-8") as handle:
         new = handle.tell() == 0
         writer = csv.writer(handle, lineterminator="\n")

@@ -1,0 +1,69 @@
+"""What is trained: a plan's network and a recipe's loss, proven to fit each other before work starts."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from medseg.errors import ConfigError
+from medseg.losses import DeepSupervisionLoss
+from medseg.networks import build_network
+from medseg.registry import LOSSES
+from medseg.runs import Plan, Recipe
+
+__all__ = ["build_loss", "build_plan_network", "require_fitting_parts"]
+
+
+def build_plan_network(plan: Plan) -> nn.Module:
+    """The plan's network, from image channels to class scores, initialised by torch's random state.
+
+    Raises:
+        ConfigError: It has no such option, or a value does not suit it.
+    """
+    return build_network(
+        plan.network.name,
+        spatial_dims=3,
+        in_channels=len(plan.channel_names),
+        out_channels=len(plan.labels),
+        **plan.network.options,
+    )
+
+
+def build_loss(recipe: Recipe) -> nn.Module:
+    """The recipe's loss, of class scores that exclude each other and class indices.
+
+    Raises:
+        ConfigError: It has no such option, or a value does not suit it.
+    """
+    options = {"softmax": True, "to_onehot_y": True, **recipe.loss.options}
+    return DeepSupervisionLoss(LOSSES.build(recipe.loss.name, **options))
+
+
+def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
+    """Prove that the network gives a score for each class and voxel of a patch, and the loss one number.
+
+    The network is run on torch's ``meta`` device: shapes alone, so it takes no memory and hardly any time.
+
+    Raises:
+        ConfigError: They do not; the recipe's options are to blame, since the plan's own fit.
+    """
+    classes, where = len(plan.labels), f"network '{plan.network.name}'"
+    fix = "correct network.options in the recipe"
+    patch = (plan.batch_size, len(plan.channel_names), *plan.patch_size)
+    with torch.device("meta"):
+        try:
+            scores = build_plan_network(plan)(torch.empty(patch))
+        except (RuntimeError, ValueError) as error:
+            what, _, cure = str(error).partition("; ")
+            raise ConfigError(what, where=where, fix=cure or fix) from error
+    needed = (plan.batch_size, classes, *plan.patch_size)
+    if tuple(scores.shape) != needed:
+        raise ConfigError(f"gives scores of shape {tuple(scores.shape)}, not {needed}", where=where, fix=fix)
+    where, fix = f"loss '{recipe.loss.name}'", "correct loss.options in the recipe"
+    try:
+        loss = build_loss(recipe)(torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long())
+    except (RuntimeError, ValueError) as error:
+        what, _, cure = str(error).partition("; ")
+        raise ConfigError(what, where=where, fix=cure or fix) from error
+    if loss.ndim != 0:
+        raise ConfigError(f"gives {loss.numel()} numbers, not one", where=where, fix=fix)
