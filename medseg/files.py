@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from medseg.errors import InputError, ResourceError, explain_os_errors
 
 __all__ = [
     "atomic_path",
+    "output_folder",
     "read_json",
     "remove_partial_files",
     "require_writable_folder",
@@ -142,6 +144,44 @@ def require_writable_folder(folder: str | os.PathLike[str]) -> Path:
         finally:
             probe.unlink(missing_ok=True)
     return path
+
+
+@contextmanager
+def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
+    """Make a folder for results and prove that it can be written; if the work fails, leave no trace of it.
+
+    A folder that was there before stays as it is.
+
+    Args:
+        folder: Where results go. Its parents are made too.
+
+    Yields:
+        The folder.
+
+    Raises:
+        ResourceError: No permission, or no space.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp()) / "new" / "out"
+        >>> with output_folder(out):
+        ...     raise InputError("nothing to do")
+        Traceback (most recent call last):
+        medseg.errors.InputError: nothing to do
+        >>> out.parent.exists()
+        False
+    """
+    path = Path(folder)
+    new = [place for place in (path, *path.parents) if not place.exists()]
+    try:
+        yield require_writable_folder(path)
+    except BaseException:
+        for place in new:
+            if place == path:
+                shutil.rmtree(place, ignore_errors=True)
+            elif place.is_dir() and not any(place.iterdir()):
+                place.rmdir()
+        raise
 
 
 def sha256_of(path: str | os.PathLike[str]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ import numpy as np
 
 from medseg.data.layouts import DATASET_JSON
 from medseg.data.listings import Document
-from medseg.errors import InputError, MedsegError
+from medseg.errors import InputError
 from medseg.evaluation.pairs import Pair, Pairing, find_pairs
 from medseg.evaluation.score import ScoreTable, check_pairs, evaluate
 from medseg.evaluation.tables import summary_of, write_metrics
-from medseg.files import require_writable_folder
+from medseg.files import output_folder
 from medseg.io import read_volume
 from medseg.labels import LabelScheme
 from medseg.progress import Progress
@@ -70,8 +69,7 @@ def evaluate_folders(
     pairing = find_pairs(pred, ref)
     pairs = pairing.complete() if require_all else pairing.pairs
     check_pairs(pairs)
-    with _made_for_success(Path(out)):
-        require_writable_folder(out)
+    with output_folder(out):
         scheme, source = labels_for(ref, pairs, labels)
         table = evaluate(pairs, scheme, progress=progress)
         summary = summary_of(
@@ -123,16 +121,3 @@ def _values_in(path: Path) -> set[int]:
             "is no label map: it holds values that are not 0, 1, 2, …", where=path, fix="check the path"
         )
     return {int(value) for value in present}
-
-
-@contextmanager
-def _made_for_success(folder: Path) -> Iterator[None]:
-    """Take ``folder`` and its parents away again if work fails, as far as they are new and empty."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except MedsegError:
-        for path in new:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-        raise

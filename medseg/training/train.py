@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
-from medseg.files import remove_partial_files, require_writable_folder, write_json
+from medseg.files import output_folder, remove_partial_files, write_json
 from medseg.inference import Compute, choose_compute
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
@@ -117,17 +117,11 @@ def train(
         split.validation(fold)  # refuses a fold that does not exist
     run = RunFolder(Path(out))
     _refuse_occupied(run, chosen, options.resume)
-    created = not run.path.exists()
-    require_writable_folder(run.path)
-    try:
+    with output_folder(run.path):
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
         facts = _what_repeats_it(dataset, budget, options)
         _begin(run, recipe, plan, split, facts)
-    except BaseException:
-        if created:
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
     unfinished = [fold for fold in chosen if not run.fold(fold).finished]
     if unfinished:
         cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
