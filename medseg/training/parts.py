@@ -53,7 +53,7 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     with torch.device("meta"):
         try:
             scores = build_plan_network(plan)(torch.empty(patch))
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             what, _, cure = str(error).partition("; ")
             raise ConfigError(what, where=where, fix=cure or fix) from error
     needed = (plan.batch_size, classes, *plan.patch_size)
@@ -62,7 +62,7 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     where, fix = f"loss '{recipe.loss.name}'", "correct loss.options in the recipe"
     try:
         loss = build_loss(recipe)(torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long())
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError) as error:
         what, _, cure = str(error).partition("; ")
         raise ConfigError(what, where=where, fix=cure or fix) from error
     if loss.ndim != 0:

@@ -54,8 +54,9 @@ class Topology:
 def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Topology:
     """Choose depth, strides and kernels for a patch.
 
-    An axis is halved while it keeps ``SMALLEST_GRID`` voxels and its voxels are not much longer than the
-    finest axis'. A kernel reaches across an axis under the same condition on spacing.
+    An axis is halved while it keeps ``SMALLEST_GRID`` voxels and its voxels are not much longer than those
+    of the finest axis that can still be halved. A kernel reaches across an axis under the same condition on
+    spacing. There are two levels at least.
 
     Args:
         patch_size: Voxels per axis.
@@ -69,9 +70,14 @@ def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Top
     strides: list[Triple] = []
     kernels: list[Triple] = []
     while True:
-        near = spacing < ANISOTROPY * spacing.min() * (1 - 1e-6)
+        can_be_halved = size / 2 >= SMALLEST_GRID
+        # An axis of few voxels keeps its spacing, and the others shall not wait for it.
+        finest = spacing[can_be_halved].min() if can_be_halved.any() else spacing.min()
+        near = spacing < ANISOTROPY * finest * (1 - 1e-6)
         kernels.append(_triple(np.where(near, 3, 1)))
-        halved = near & (size / 2 >= SMALLEST_GRID)
+        halved = near & can_be_halved
+        if not strides and not halved.any():
+            halved = near & (size == size[near].max())  # the smallest U-Net; the patch is padded for it
         if not halved.any() or len(kernels) == MOST_LEVELS:
             return Topology(tuple(kernels), tuple(strides))
         strides.append(_triple(np.where(halved, 2, 1)))
