@@ -69,11 +69,12 @@ def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Top
     size, spacing = np.asarray(patch_size, dtype=float), np.asarray(spacing_mm, dtype=float)
     strides: list[Triple] = []
     kernels: list[Triple] = []
+    counts = np.ones(3, dtype=bool)
     while True:
         can_be_halved = size / 2 >= SMALLEST_GRID
         # An axis of few voxels keeps its spacing, and the others shall not wait for it.
-        finest = spacing[can_be_halved].min() if can_be_halved.any() else spacing.min()
-        near = spacing < ANISOTROPY * finest * (1 - 1e-6)
+        counts = can_be_halved if can_be_halved.any() else counts
+        near = spacing < ANISOTROPY * spacing[counts].min() * (1 - 1e-6)
         kernels.append(_triple(np.where(near, 3, 1)))
         halved = near & can_be_halved
         if not strides and not halved.any():
