@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -106,15 +107,21 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
     with explain_os_errors(target):
         temporary.mkdir(parents=True)
         try:
-            np.save(temporary / "image.npy", np.ascontiguousarray(network_image.array, dtype=np.float32))
-            np.save(temporary / "label.npy", np.ascontiguousarray(classes))
-            np.save(temporary / "foreground.npy", _foreground(classes, len(plan.labels), seed=key))
+            _save(network_image.array.astype(np.float32, copy=False), temporary / "image.npy")
+            _save(classes, temporary / "label.npy")
+            _save(_foreground(classes, len(plan.labels), seed=key), temporary / "foreground.npy")
             write_json({"key": key, "inputs": inputs}, temporary / "case.json")
             shutil.rmtree(target, ignore_errors=True)
             temporary.replace(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return CachedCase(case.id, target)
+
+
+def _save(array: npt.NDArray[Any], path: Path) -> None:
+    # Into a real file numpy writes by itself, and forgets why it could not, as on a full disk.
+    with path.open("wb") as handle:
+        np.save(SimpleNamespace(write=handle.write), np.ascontiguousarray(array), allow_pickle=False)
 
 
 def _foreground(classes: npt.NDArray[Any], count: int, seed: str) -> npt.NDArray[np.int32]:

@@ -117,20 +117,24 @@ def train(
         split.validation(fold)  # refuses a fold that does not exist
     run = RunFolder(Path(out))
     _refuse_occupied(run, chosen, options.resume)
+    created = not run.path.exists()
     with output_folder(run.path):
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
         facts = _what_repeats_it(dataset, budget, options)
         _begin(run, recipe, plan, split, facts)
     unfinished = [fold for fold in chosen if not run.fold(fold).finished]
-    if unfinished:
-        cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
-        _record_inputs(run, cases)
-        for fold in unfinished:
-            _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress).train(
-                [cases[name] for name in split.training(fold)],
-                [cases[name] for name in split.validation(fold)],
-            )
+    try:
+        cases = _prepared(run, dataset, plan, progress) if unfinished else {}
+    except Exception:  # but who interrupts it can go on with what is done
+        if created:
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
+    for fold in unfinished:
+        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress).train(
+            [cases[name] for name in split.training(fold)],
+            [cases[name] for name in split.validation(fold)],
+        )
     shutil.rmtree(run.cache, ignore_errors=True)
     return run
 
@@ -170,14 +174,16 @@ def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict
     write_json(manifest, run.manifest_path)
 
 
-def _record_inputs(run: RunFolder, cases: dict[str, CachedCase]) -> None:
-    """Write the hashes of all inputs, or prove that they are those that the run was started with."""
+def _prepared(run: RunFolder, dataset: Dataset, plan: Plan, progress: Progress) -> dict[str, CachedCase]:
+    """The preprocessed cases by id, whose files are proven to be those that the run was started with."""
+    cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
     manifest = run.manifest()
     hashes = {name: case.input_hashes for name, case in sorted(cases.items())}
     before = manifest.setdefault("inputs_sha256", hashes)
     changed = [name for name in hashes if before.get(name) != hashes[name]]
     _refuse_differing(run, [f"version of case {changed[0]}"] if changed else [])
     write_json(manifest, run.manifest_path)
+    return cases
 
 
 def _refuse_differing(run: RunFolder, differing: Sequence[str]) -> None:

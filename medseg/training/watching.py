@@ -59,10 +59,12 @@ def load_resume_state(path: Path) -> dict[str, Any]:
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
-    # Given a path, torch writes the (temporary) file's name into the file, and turns a full disk into a
-    # RuntimeError; given an open file, the same content makes the same bytes and errors stay what they are.
-    with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        torch.save(content, handle)
+    # In memory first: torch itself writes the temporary file's name into the file, so that the same weights
+    # make other bytes, and forgets why a file could not be written, as on a full disk.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 class StopInTime(Callback):  # type: ignore[misc]
@@ -207,8 +209,10 @@ class ProgressBar(Callback):  # type: ignore[misc]
 
 def log_numbers(trainer: lightning.Trainer, numbers: dict[str, float | None], step: int) -> None:
     """Hand numbers to TensorBoard, if it is there."""
+    known = {name: value for name, value in numbers.items() if value is not None}
     for logger in trainer.loggers:
-        logger.log_metrics({name: value for name, value in numbers.items() if value is not None}, step=step)
+        with explain_os_errors(logger.log_dir):
+            logger.log_metrics(known, step=step)
 
 
 def append_rows(path: Path, header: list[str], rows: Sequence[Sequence[float | None]]) -> None:
