@@ -27,7 +27,10 @@ __all__ = [
     "StepLog",
     "StopInTime",
     "ValidationLog",
+    "append_rows",
+    "drop_rows_after",
     "load_resume_state",
+    "log_numbers",
     "save_weights",
 ]
 
