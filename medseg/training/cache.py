@@ -44,6 +44,9 @@ class CachedCase:
     id: str
     folder: Path
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return CachedCase, (self.id, self.folder)  # another process maps the arrays itself
+
     @cached_property
     def image(self) -> npt.NDArray[np.float32]:
         """Shape (C, X, Y, Z) on the network grid, normalised."""

@@ -52,10 +52,11 @@ def augmentation_margin(choice: Augmentation | None, patch_size: Sequence[int]) 
     """
     if choice is None or choice.spatial_probability == 0.0:
         return tuple(0 for _ in patch_size)
-    angle = math.radians(min(choice.rotation_degrees, 45.0))
     margins = []
     for axis, size in enumerate(patch_size):
         widest = max(other for position, other in enumerate(patch_size) if position != axis)
+        # Turned by this angle, a side and the widest across it reach furthest.
+        angle = min(math.radians(choice.rotation_degrees), math.atan2(widest, size))
         needed = (size * math.cos(angle) + widest * math.sin(angle)) * (1.0 + choice.scale)
         margins.append(max(0, math.ceil((needed - size) / 2)))
     return tuple(margins)
