@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import errno
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from medseg.data import Dataset, load_dataset
+from medseg.errors import GeometryError, ResourceError
+from medseg.files import sha256_of
+from medseg.io import read_volume, write_volume
+from medseg.labels import LabelScheme
+from medseg.progress import SilentProgress
+from medseg.runs import Plan
+from medseg.training import cache as module
+from medseg.training.cache import CachedCase, prepare_cases
+from medseg.training.fingerprint import read_labelled_case
+from medseg.transforms import preprocess
+from medseg.volume import Volume
+
+
+@pytest.fixture
+def dataset(phantoms: Dataset, tmp_path: Path) -> Dataset:
+    """A copy that a test may change."""
+    return load_dataset(shutil.copytree(phantoms.folder, tmp_path / "data"))
+
+
+def _prepare(dataset: Dataset, plan: Plan, folder: Path, count: int = 2) -> list[CachedCase]:
+    return prepare_cases(dataset.cases[:count], plan, folder, SilentProgress())
+
+
+def _inodes(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_ino for path in folder.iterdir()}
+
+
+def test_arrays_are_what_preprocessing_gives(phantoms: Dataset, plan: Plan, cases: list[CachedCase]) -> None:
+    assert [case.id for case in cases] == [case.id for case in phantoms.cases]
+    for case, cached in zip(phantoms.cases, cases, strict=True):
+        image, label = preprocess(*_spec_last(read_labelled_case(case, plan.labels, 1), plan))
+        np.testing.assert_array_equal(cached.image, image.array)
+        np.testing.assert_array_equal(cached.label, label.array[0])
+        assert cached.image.dtype == np.float32
+        assert cached.label.dtype == np.uint8
+        assert not cached.image.flags.writeable
+
+
+def _spec_last(pair: tuple[Volume, Volume], plan: Plan) -> tuple[Volume, Any, Volume]:
+    return pair[0], plan.preprocessing, pair[1]
+
+
+def test_foreground_points_lie_in_their_class(cases: list[CachedCase]) -> None:
+    for case in cases:
+        for index in range(1, 5):
+            points = case.foreground[case.foreground[:, 0] == index, 1:]
+            assert len(points) == (case.label == index).sum()  # few enough to keep them all
+            assert (case.label[tuple(points.T)] == index).all()
+
+
+def test_many_points_are_thinned_out_the_same_each_time(
+    phantoms: Dataset, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_POINTS_PER_CLASS", 5)
+    (first,), (second,) = (_prepare(phantoms, plan, tmp_path / name, 1) for name in "ab")
+    np.testing.assert_array_equal(first.foreground, second.foreground)
+    assert np.bincount(first.foreground[:, 0]).max() == 5
+    assert len(np.unique(first.foreground, axis=0)) == len(first.foreground)
+    assert (first.label[tuple(first.foreground[:, 1:].T)] == first.foreground[:, 0]).all()
+
+
+def test_every_input_is_hashed(phantoms: Dataset, cases: list[CachedCase]) -> None:
+    # In the Decathlon's layout image and label have the same file name.
+    case, cached = phantoms.cases[0], cases[0]
+    assert case.label is not None
+    assert case.images[0].name == case.label.name
+    assert cached.input_hashes == {"image_0": sha256_of(case.images[0]), "label": sha256_of(case.label)}
+
+
+def test_what_is_there_is_used_again(dataset: Dataset, plan: Plan, tmp_path: Path) -> None:
+    _prepare(dataset, plan, tmp_path / "cache", 1)
+    before = _inodes(tmp_path / "cache" / "mr_000")
+    _prepare(dataset, plan, tmp_path / "cache", 2)
+    assert _inodes(tmp_path / "cache" / "mr_000") == before
+    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["mr_000", "mr_001"]
+
+
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_a_changed_file_is_prepared_anew(part: str, dataset: Dataset, plan: Plan, tmp_path: Path) -> None:
+    _prepare(dataset, plan, tmp_path / "cache")
+    before = [_inodes(tmp_path / "cache" / name) for name in ("mr_000", "mr_001")]
+    case = dataset.cases[0]
+    assert case.label is not None
+    path = case.images[0] if part == "image" else case.label
+    volume = read_volume(path)
+    changed = volume.array.copy()
+    changed[0, 0, 0, 0] = 1
+    write_volume(Volume(changed, volume.grid), path, labels=part == "label")
+    (cached, _) = _prepare(dataset, plan, tmp_path / "cache")
+    assert _inodes(tmp_path / "cache" / "mr_000") != before[0]
+    assert _inodes(tmp_path / "cache" / "mr_001") == before[1]
+    if part == "label":
+        assert cached.label[cached.label.shape[0] - 1, 0, 0] in (0, 1)
+        assert (cached.label == 1).sum() == (read_volume(path).array == 1).sum()
+
+
+def test_another_preprocessing_or_scheme_is_prepared_anew(
+    dataset: Dataset, plan: Plan, tmp_path: Path
+) -> None:
+    _prepare(dataset, plan, tmp_path / "cache", 1)
+    before = _inodes(tmp_path / "cache" / "mr_000")
+    coarser = plan.preprocessing.model_copy(update={"spacing_mm": (4.0, 4.0, 4.0)})
+    (cached,) = _prepare(dataset, plan.model_copy(update={"preprocessing": coarser}), tmp_path / "cache", 1)
+    between = _inodes(tmp_path / "cache" / "mr_000")
+    assert between != before
+    assert cached.image.shape[1:] == cached.label.shape
+    assert cached.image.shape[1] < 24
+    labels = LabelScheme.from_names({1: "a", 2: "b", 3: "c", 4: "d", 9: "e"})
+    _prepare(dataset, plan.model_copy(update={"labels": labels}), tmp_path / "cache", 1)
+    assert _inodes(tmp_path / "cache" / "mr_000") != between
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
+@pytest.mark.parametrize("moment", ["_save", "write_json"])
+def test_an_interrupted_case_is_not_there(
+    error: BaseException,
+    moment: str,
+    dataset: Dataset,
+    plan: Plan,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, moment, fail)
+        with pytest.raises((ResourceError, KeyboardInterrupt)) as caught:
+            _prepare(dataset, plan, tmp_path / "cache", 1)
+    if isinstance(caught.value, ResourceError):
+        assert str(caught.value).startswith(f"{tmp_path / 'cache' / 'mr_000'}: no space left on the disk")
+    assert list((tmp_path / "cache").iterdir()) == []
+    (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
+    assert cached.image.ndim == 4
+
+
+def test_what_a_killed_process_left_is_not_taken_for_a_case(
+    dataset: Dataset, plan: Plan, tmp_path: Path
+) -> None:
+    (whole,) = _prepare(dataset, plan, tmp_path / "cache", 1)
+    expected = np.array(whole.image)
+    (tmp_path / "cache" / "mr_000" / "case.json").unlink()
+    (tmp_path / "cache" / "mr_000" / "image.npy").write_bytes(b"half")
+    (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
+    np.testing.assert_array_equal(cached.image, expected)
+
+
+def test_a_full_disk_keeps_its_reason(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            module._save(np.zeros(100_000), tmp_path / "array.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+
+
+def test_a_case_that_has_gone_bad_is_refused(dataset: Dataset, plan: Plan, tmp_path: Path) -> None:
+    label = dataset.cases[0].label
+    assert label is not None
+    volume = read_volume(label)
+    write_volume(Volume(volume.array[..., :-1], volume.grid.cropped((0, 0, 0), (24, 24, 19))), label)
+    with pytest.raises(GeometryError, match="is not on the grid of"):
+        _prepare(dataset, plan, tmp_path / "cache", 1)
+    with pytest.raises(ValueError, match="has no label"):
+        prepare_cases([replace(dataset.cases[1], label=None)], plan, tmp_path / "cache", SilentProgress())

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.runs import Plan, Recipe
+from medseg.training import Budget
+from medseg.training.module import SegmentationModule
+from medseg.training.parts import build_loss
+
+
+class _FirstClass(nn.Module):
+    """Scores that always say class 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, 1, 1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        scores = torch.zeros(len(images), 5, *images.shape[2:])
+        scores[:, 1] = 1.0
+        return scores + self.weight
+
+
+def _module(plan: Plan, network: nn.Module | None = None, **optimizer: Any) -> SegmentationModule:
+    recipe = Recipe(optimizer=optimizer)
+    return SegmentationModule(
+        network or _FirstClass(), build_loss(recipe), plan, recipe, Budget(max_steps=10), seed=3
+    )
+
+
+def _validate(module: SegmentationModule, *labels: torch.Tensor) -> None:
+    module.on_validation_epoch_start()
+    for label in labels:
+        module.validation_step({"image": torch.zeros(1, 1, *label.shape), "label": label[None]}, 0)
+    module.on_validation_epoch_end()
+
+
+def test_dice_is_the_mean_over_cases_that_have_the_structure(plan: Plan) -> None:
+    half, full = torch.zeros(2, 2, 2, dtype=torch.int32), torch.ones(2, 2, 2, dtype=torch.int32)
+    half[0] = 1
+    half[1, 0, 0] = 2
+    module = _module(plan)
+    _validate(module, half, full)
+    # Class 1: 2 * 4 / (8 + 4) and 1. Class 2: missed once, then neither there nor given.
+    assert module.validation_dice["ventricles"] == pytest.approx((2 / 3 + 1) / 2)
+    assert module.validation_dice["left nucleus"] == 0.0
+    assert module.validation_dice["right nucleus"] is None
+    assert module.mean_dice == pytest.approx((2 / 3 + 1) / 4)
+    assert module.validated_step == 0
+
+
+@pytest.mark.filterwarnings("error")
+def test_structures_that_no_case_has_make_no_noise(plan: Plan) -> None:
+    module = _module(plan)
+    _validate(module, torch.ones(2, 2, 2, dtype=torch.int32))
+    assert module.validation_dice == {
+        "ventricles": 1.0,
+        "left nucleus": None,
+        "right nucleus": None,
+        "nodules": None,
+    }
+    assert module.mean_dice == 1.0
+
+
+def test_each_validation_starts_anew(plan: Plan) -> None:
+    module = _module(plan)
+    _validate(module, torch.zeros(2, 2, 2, dtype=torch.int32))
+    assert module.mean_dice == 0.0
+    _validate(module, torch.ones(2, 2, 2, dtype=torch.int32))
+    assert module.mean_dice == 1.0
+
+
+def test_before_the_first_validation_there_is_no_score(plan: Plan) -> None:
+    module = _module(plan)
+    assert module.mean_dice == 0.0
+    assert module.validated_step == -1
+
+
+def test_biases_and_norms_are_not_decayed(plan: Plan) -> None:
+    network = nn.Sequential(nn.Conv3d(1, 2, 3), nn.BatchNorm3d(2))
+    optimizer = _module(plan, network, weight_decay=0.3, learning_rate=0.7).configure_optimizers()
+    assert isinstance(optimizer, torch.optim.AdamW)
+    decayed, plain = optimizer.param_groups
+    assert [parameter.ndim for parameter in decayed["params"]] == [5]
+    assert [parameter.ndim for parameter in plain["params"]] == [1, 1, 1]
+    assert (decayed["weight_decay"], plain["weight_decay"], decayed["lr"]) == (0.3, 0.0, 0.7)
+
+
+def test_sgd_has_nesterov_momentum(plan: Plan) -> None:
+    optimizer = _module(plan, name="sgd").configure_optimizers()
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.99, True)
+
+
+def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
+    torch.manual_seed(0)
+    first = _module(plan, nn.Conv3d(1, 5, 1))
+    optimizer = first.configure_optimizers()
+    first.network(torch.ones(1, 1, 2, 2, 2)).sum().backward()
+    optimizer.step()
+    state = {
+        "step": 6,
+        "minutes": 2.0,
+        "network": first.network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "validated_step": 4,
+        "validation_dice": {"ventricles": 0.25},
+        "best_dice": 0.5,
+    }
+    second = _module(plan, nn.Conv3d(1, 5, 1))
+    second.restore(state)
+    assert (second.step, second.validated_step, second.best_dice, second.mean_dice) == (6, 4, 0.5, 0.25)
+    assert second.progress == 0.6
+    assert second.minutes == pytest.approx(2.0, abs=0.1)
+    assert torch.equal(second.network.weight, first.network.weight)  # type: ignore[arg-type]
+    restored = second.configure_optimizers()
+    (before, *_), (after, *_) = optimizer.state.values(), restored.state.values()
+    assert torch.equal(before["exp_avg"], after["exp_avg"])
+    assert math.isclose(float(after["step"]), 1.0)
