@@ -53,13 +53,18 @@ class PatchDataset(Dataset[Patch]):
     def __init__(self, cases: Sequence[CachedCase], plan: Plan, recipe: Recipe, seed: int) -> None:
         self._cases = list(cases)
         self._patch = plan.patch_size
-        self._margin = augmentation_margin(recipe.augmentation, plan.patch_size)
+        spacing_mm = plan.preprocessing.spacing_mm
+        self._margin = augmentation_margin(recipe.augmentation, plan.patch_size, spacing_mm)
         self._foreground_fraction = recipe.training.foreground_fraction
         self._seed = seed
         self._augment = None
         if recipe.augmentation is not None:
             self._augment = augmentation_transforms(
-                recipe.augmentation, plan.patch_size, axcodes=plan.preprocessing.axcodes, labels=plan.labels
+                recipe.augmentation,
+                plan.patch_size,
+                axcodes=plan.preprocessing.axcodes,
+                labels=plan.labels,
+                spacing_mm=spacing_mm,
             )
         self._drawn_epoch, self._order = 0, self._draw_order(0)
 

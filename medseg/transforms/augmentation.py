@@ -22,6 +22,9 @@ from medseg.runs import Augmentation
 __all__ = ["augmentation_margin", "augmentation_transforms", "mirror_axes"]
 
 _BLUR_SIGMA_VOXELS = (0.5, 1.0)
+_ANISOTROPY = 2.0
+"""Patches are not turned in a plane whose voxels are so much longer than wide: turned voxel by voxel, their
+content would be sheared, as no body is."""
 
 
 def mirror_axes(choice: Augmentation, axcodes: str, labels: LabelScheme) -> tuple[int, ...]:
@@ -40,7 +43,19 @@ def mirror_axes(choice: Augmentation, axcodes: str, labels: LabelScheme) -> tupl
     )
 
 
-def augmentation_margin(choice: Augmentation | None, patch_size: Sequence[int]) -> tuple[int, ...]:
+def _turns(first: int, second: int, spacing_mm: Sequence[float] | None) -> bool:
+    """Whether patches are turned in the plane of two axes."""
+    if first == second:
+        return False
+    if spacing_mm is None:
+        return True
+    short, long = sorted((spacing_mm[first], spacing_mm[second]))
+    return long < _ANISOTROPY * short
+
+
+def augmentation_margin(
+    choice: Augmentation | None, patch_size: Sequence[int], spacing_mm: Sequence[float] | None = None
+) -> tuple[int, ...]:
     """Voxels to read around a patch on either side, so that a rotated, scaled patch is filled with image.
 
     The corners of a patch turned by the largest angle about one axis are covered; those turned about three
@@ -49,12 +64,13 @@ def augmentation_margin(choice: Augmentation | None, patch_size: Sequence[int]) 
     Args:
         choice: What will be drawn.
         patch_size: Voxels per axis.
+        spacing_mm: Spacing per axis; equal along all of them if left out.
     """
     if choice is None or choice.spatial_probability == 0.0:
         return tuple(0 for _ in patch_size)
     margins = []
     for axis, size in enumerate(patch_size):
-        widest = max(other for position, other in enumerate(patch_size) if position != axis)
+        widest = max((patch_size[other] for other in range(3) if _turns(axis, other, spacing_mm)), default=0)
         # Turned by this angle, a side and the widest across it reach furthest.
         angle = min(math.radians(choice.rotation_degrees), math.atan2(widest, size))
         needed = (size * math.cos(angle) + widest * math.sin(angle)) * (1.0 + choice.scale)
@@ -68,6 +84,7 @@ def augmentation_transforms(
     *,
     axcodes: str,
     labels: LabelScheme,
+    spacing_mm: Sequence[float] | None = None,
     image_key: str = "image",
     label_key: str = "label",
 ) -> Compose:
@@ -80,6 +97,8 @@ def augmentation_transforms(
         patch_size: Shape (X, Y, Z) of the patches that come out.
         axcodes: Orientation of the patches.
         labels: The classes: where any has a side, left and right are never mirrored.
+        spacing_mm: Spacing per axis; equal along all of them if left out. Where slices are thick, patches are
+            turned within them alone.
         image_key: Key of the image (C, X, Y, Z).
         label_key: Key of the class indices (1, X, Y, Z).
 
@@ -88,13 +107,15 @@ def augmentation_transforms(
     """
     both, image = [image_key, label_key], [image_key]
     angle = math.radians(choice.rotation_degrees)
+    planes = ((1, 2), (0, 2), (0, 1))  # of a turn about each axis
+    angles = tuple(angle if _turns(*plane, spacing_mm) else 0.0 for plane in planes)
     low, high = choice.gamma_range
     transforms: list[Transform] = [
         RandAffined(
             both,
             prob=choice.spatial_probability,
             spatial_size=tuple(patch_size),
-            rotate_range=(angle, angle, angle),
+            rotate_range=angles,
             scale_range=(choice.scale, choice.scale, choice.scale),
             mode=("bilinear", "nearest"),
             padding_mode="zeros",

@@ -45,6 +45,28 @@ def test_margins_by_hand() -> None:
     assert augmentation_margin(Augmentation(rotation_degrees=0, scale=0.0), (10, 20, 40)) == (0, 0, 0)
 
 
+def test_thick_slices_are_turned_within_themselves_alone() -> None:
+    turn = Augmentation(rotation_degrees=30, scale=0.0, spatial_probability=1.0, mirror="none")
+    # Within the slice as by hand above; nothing from other slices.
+    assert augmentation_margin(turn, (10, 10, 10), (1.0, 1.5, 5.0)) == (2, 2, 0)
+    assert augmentation_margin(turn, (10, 10, 10), (1.0, 1.0, 1.9)) == (2, 2, 2)
+    quiet = {f"{name}_probability": 0.0 for name in ("noise", "blur", "brightness", "gamma")}
+    transforms = augmentation_transforms(
+        turn.model_copy(update=quiet), (8, 8, 8), axcodes="RAS", labels=NO_SIDES, spacing_mm=(1.0, 1.0, 5.0)
+    )
+    slices = torch.arange(8.0).expand(1, 12, 12, 8)
+    rows = torch.arange(12.0)[:, None, None].expand(1, 12, 12, 8)
+    sample = {"image": torch.cat([slices, rows]), "label": torch.zeros(1, 12, 12, 8)}
+    turned = []
+    for seed in range(10):
+        transforms.set_random_state(seed)
+        image = torch.as_tensor(transforms(dict(sample))["image"])
+        # Every slice stays in its place, whatever happens within.
+        torch.testing.assert_close(image[0], torch.arange(8.0).expand(8, 8, 8), atol=1e-4, rtol=0)
+        turned.append(float(image[1].std(dim=1).max()) > 0.1)
+    assert sum(turned) > 5
+
+
 def test_without_movement_there_is_no_margin() -> None:
     assert augmentation_margin(None, (8, 8, 8)) == (0, 0, 0)
     assert augmentation_margin(Augmentation(spatial_probability=0.0), (8, 8, 8)) == (0, 0, 0)
