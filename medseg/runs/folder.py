@@ -162,20 +162,21 @@ class RunFolder:
         """A fold's folder, whether it exists or not."""
         return FoldFolder(self.path / f"fold_{index}")
 
+    def folds(self) -> tuple[FoldFolder, ...]:
+        """The folds whose training was begun, in order."""
+        found = (match for entry in self.path.iterdir() if (match := _FOLD.fullmatch(entry.name)))
+        return tuple(self.fold(index) for index in sorted(int(match[1]) for match in found))
+
     def trained_folds(self) -> tuple[FoldFolder, ...]:
         """The folds that have weights, in order.
 
         Raises:
             BundleError: There is none.
         """
-        found = sorted(
-            int(match[1])
-            for entry in self.path.iterdir()
-            if (match := _FOLD.fullmatch(entry.name)) and self.fold(int(match[1])).weights().is_file()
-        )
-        if not found:
+        trained = tuple(fold for fold in self.folds() if fold.weights().is_file())
+        if not trained:
             raise BundleError("has no trained weights yet", where=self.path, fix="train it, or use --resume")
-        return tuple(self.fold(index) for index in found)
+        return trained
 
     def _read(
         self, load: Callable[[type[Document], Path], Document], kind: type[Document], name: str

@@ -135,7 +135,8 @@ def train(
             [cases[name] for name in split.training(fold)],
             [cases[name] for name in split.validation(fold)],
         )
-    shutil.rmtree(run.cache, ignore_errors=True)
+    if all(fold.finished for fold in run.folds()):  # another process may be training another fold
+        shutil.rmtree(run.cache, ignore_errors=True)
     return run
 
 

@@ -4,10 +4,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from medseg.errors import ConfigError
 from medseg.registry import LOSSES
 from medseg.runs import NetworkPlan, Plan, Recipe
+from medseg.training import parts
 from medseg.training.parts import build_loss, build_plan_network, require_fitting_parts
 
 
@@ -77,3 +79,15 @@ def test_one_level_is_the_loss_itself() -> None:
     target = torch.randint(0, 3, (1, 1, 4, 4, 4))
     plain = LOSSES.build("dice_ce", softmax=True, to_onehot_y=True)(scores, target)
     assert build_loss(Recipe())(scores, target) == plain
+
+
+def test_scores_of_another_shape_and_losses_of_several_numbers_are_refused(
+    plan: Plan, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "build_plan_network", lambda _: nn.Conv3d(1, 5, 3))
+        with pytest.raises(ConfigError, match=r"gives scores of shape \(2, 5, 14, 14, 6\), not"):
+            require_fitting_parts(plan, recipe)
+    monkeypatch.setattr(parts, "build_loss", lambda _: lambda scores, _target: scores.mean(dim=1))
+    with pytest.raises(ConfigError, match="loss 'dice_ce': gives 8 numbers, not one"):
+        require_fitting_parts(plan, recipe)

@@ -275,10 +275,20 @@ def test_folds_are_added_to_a_run_and_are_an_ensemble(
     with pytest.raises(InputError, match="holds fold 1"):
         train(phantoms, recipe, tmp_path / "run", options=_options(2))
     train(phantoms, recipe, tmp_path / "run", options=_options(2, resume=True))
-    assert [fold.index for fold in run.trained_folds()] == [0, 1, 2]
+    assert [fold.index for fold in run.folds()] == [0, 1, 2]
     assert run.fold(1).weights().read_bytes() == first
     assert not _same(_weights(run, 0), _weights(run, 2))
     assert not run.cache.exists()
+
+
+def test_the_cache_stays_while_another_fold_is_being_trained(
+    interrupted: RunFolder, phantoms: Dataset, recipe: Recipe
+) -> None:
+    train(phantoms, recipe, interrupted.path, folds=[1], options=_options())
+    assert [fold.finished for fold in interrupted.folds()] == [False, True]
+    assert interrupted.cache.exists()
+    train(phantoms, recipe, interrupted.path, folds=[0], options=_options(resume=True))
+    assert not interrupted.cache.exists()
 
 
 def test_minutes_end_a_training_too(phantoms: Dataset, recipe: Recipe, tmp_path: Path) -> None:
