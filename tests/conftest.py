@@ -52,6 +52,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 
         scheme = LabelScheme.from_names(labels or {1: "anterior", 7: "posterior"})
         run = RunFolder(tmp_path / name)
+        options = {"in_channels": len(channel_names), "out_channels": len(scheme), "features": [4, 8]}
         plan = Plan(
             dataset="toy",
             channel_names=tuple(channel_names),
@@ -70,7 +71,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
             ),
             patch_size=patch_size,
             batch_size=1,
-            network=NetworkPlan(name="unet", options={"features": [4, 8]}),
+            network=NetworkPlan(name="unet", options=options),
             reasons={},
         )
         run.save_plan(plan)
@@ -79,9 +80,7 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         write_json({"data": str(data)}, run.manifest_path)
         for fold in trained:
             torch.manual_seed(fold)
-            network = build_network(
-                "unet", 3, in_channels=len(channel_names), out_channels=len(scheme), features=(4, 8)
-            )
+            network = build_network("unet", **options)
             weights = run.fold(fold).weights("last")
             weights.parent.mkdir(parents=True)
             torch.save(network.state_dict(), weights)

@@ -109,13 +109,7 @@ def _load_network(
     weights: Path, plan: Plan, inference: InferenceChoice, compute: Compute
 ) -> NetworkSegmenter:
     try:
-        network = build_network(
-            plan.network.name,
-            spatial_dims=3,
-            in_channels=len(plan.channel_names),
-            out_channels=len(plan.labels),
-            **plan.network.options,
-        )
+        network = build_network(plan.network.name, **plan.network.options)
     except ConfigError as error:
         raise BundleError(
             f"the plan's network cannot be built: {error.what}", where=error.where, fix=_RETRAIN

@@ -11,22 +11,7 @@ from medseg.networks import build_network
 from medseg.registry import LOSSES
 from medseg.runs import Plan, Recipe
 
-__all__ = ["build_loss", "build_plan_network", "require_fitting_parts"]
-
-
-def build_plan_network(plan: Plan) -> nn.Module:
-    """The plan's network, from image channels to class scores, initialised by torch's random state.
-
-    Raises:
-        ConfigError: It has no such option, or a value does not suit it.
-    """
-    return build_network(
-        plan.network.name,
-        spatial_dims=3,
-        in_channels=len(plan.channel_names),
-        out_channels=len(plan.labels),
-        **plan.network.options,
-    )
+__all__ = ["build_loss", "require_fitting_parts"]
 
 
 def build_loss(recipe: Recipe) -> nn.Module:
@@ -52,7 +37,7 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     patch = (plan.batch_size, len(plan.channel_names), *plan.patch_size)
     with torch.device("meta"):
         try:
-            scores = build_plan_network(plan)(torch.empty(patch))
+            scores = build_network(plan.network.name, **plan.network.options)(torch.empty(patch))
         except (RuntimeError, TypeError, ValueError) as error:
             what, _, cure = str(error).partition("; ")
             raise ConfigError(what, where=where, fix=cure or fix) from error

@@ -113,7 +113,7 @@ def plan_from_fingerprint(dataset: Dataset, facts: Fingerprint, recipe: Recipe) 
         preprocessing=PreprocessingSpec(axcodes=AXCODES, spacing_mm=spacing, normalization=normalization),
         patch_size=patch,
         batch_size=recipe.training.batch_size or _batch(patch, reasons),
-        network=NetworkPlan(name=recipe.network.name, options=_network_options(recipe, topology, reasons)),
+        network=_network(dataset, recipe, topology, reasons),
         reasons=reasons,
     )
 
@@ -168,7 +168,7 @@ def _batch(patch: Triple, reasons: dict[str, str]) -> int:
     return batch
 
 
-def _network_options(recipe: Recipe, topology: Topology, reasons: dict[str, str]) -> dict[str, Any]:
+def _network(dataset: Dataset, recipe: Recipe, topology: Topology, reasons: dict[str, str]) -> NetworkPlan:
     levels = len(topology.kernel_sizes)
     given = recipe.network.options
     features = given.get("features")
@@ -183,11 +183,14 @@ def _network_options(recipe: Recipe, topology: Topology, reasons: dict[str, str]
     )
     base = recipe.network.base_features
     planned: dict[str, Any] = {
+        "spatial_dims": 3,
+        "in_channels": len(dataset.channel_names),
+        "out_channels": len(dataset.labels),
         "features": [min(base * 2**level, max(base, MOST_FEATURES)) for level in range(levels)],
         "kernel_sizes": [list(kernel) for kernel in topology.kernel_sizes],
         "strides": [list(stride) for stride in topology.strides],
     }
-    return planned | given
+    return NetworkPlan(name=recipe.network.name, options=planned | given)
 
 
 def _rounded_up(size: Sequence[float], divisor: Triple) -> Triple:

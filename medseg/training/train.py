@@ -25,12 +25,13 @@ from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
 from medseg.files import output_folder, remove_partial_files, write_json
 from medseg.inference import Compute, choose_compute
+from medseg.networks import build_network
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.module import SegmentationModule
-from medseg.training.parts import build_loss, build_plan_network, require_fitting_parts
+from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
 from medseg.training.watching import (
@@ -251,7 +252,8 @@ class _Fold:
 
     def _module(self) -> SegmentationModule:
         torch.manual_seed(self.seed)
-        network, loss = build_plan_network(self.plan), build_loss(self.recipe)
+        network = build_network(self.plan.network.name, **self.plan.network.options)
+        loss = build_loss(self.recipe)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
     def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:

@@ -7,10 +7,11 @@ import torch
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.networks import build_network
 from medseg.registry import LOSSES
 from medseg.runs import NetworkPlan, Plan, Recipe
 from medseg.training import parts
-from medseg.training.parts import build_loss, build_plan_network, require_fitting_parts
+from medseg.training.parts import build_loss, require_fitting_parts
 
 
 def _with_options(plan: Plan, **options: Any) -> Plan:
@@ -20,7 +21,7 @@ def _with_options(plan: Plan, **options: Any) -> Plan:
 
 def test_a_planned_network_fits(plan: Plan, recipe: Recipe) -> None:
     require_fitting_parts(plan, recipe)
-    network = build_plan_network(plan)
+    network = build_network(plan.network.name, **plan.network.options)
     assert network(torch.zeros(2, 1, *plan.patch_size)).shape == (2, 5, *plan.patch_size)
 
 
@@ -85,7 +86,7 @@ def test_scores_of_another_shape_and_losses_of_several_numbers_are_refused(
     plan: Plan, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "build_plan_network", lambda _: nn.Conv3d(1, 5, 3))
+        patch.setattr(parts, "build_network", lambda _name, **_options: nn.Conv3d(1, 5, 3))
         with pytest.raises(ConfigError, match=r"gives scores of shape \(2, 5, 14, 14, 6\), not"):
             require_fitting_parts(plan, recipe)
     monkeypatch.setattr(parts, "build_loss", lambda _: lambda scores, _target: scores.mean(dim=1))

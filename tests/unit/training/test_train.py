@@ -90,9 +90,10 @@ def test_a_finished_fold_says_how_it_went(run: RunFolder, phantoms: Dataset) -> 
 
 
 def test_weights_fit_the_plan(run: RunFolder) -> None:
-    from medseg.training.parts import build_plan_network
+    from medseg.networks import build_network
 
-    build_plan_network(run.plan()).load_state_dict(_weights(run))
+    network = run.plan().network
+    build_network(network.name, **network.options).load_state_dict(_weights(run))
 
 
 def test_tensorboard_gets_every_number(run: RunFolder) -> None:
