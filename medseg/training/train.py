@@ -55,7 +55,8 @@ class TrainingOptions:
         budget: When it ends; the recipe's ``max_steps`` if left out.
         seed: Of initialisation, patches and augmentation.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        workers: Processes that prepare patches; ``None`` chooses.
+        workers: Processes that prepare patches; ``None`` chooses. Their number changes nothing, but 0, which
+            prepares patches in this process: with its several threads some sums round otherwise.
         resume: Go on from the last checkpoint; a fold that is finished is left as it is.
 
     Raises:
