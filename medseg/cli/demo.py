@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.console import DebugOption, QuietOption, bars, print_table, status
+from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
 
 __all__ = ["command"]
 
@@ -19,6 +19,7 @@ def command(
         int | None, typer.Option(help="End training after so many steps.", show_default="by recipe")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of phantoms and training.")] = 0,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
@@ -35,6 +36,9 @@ def command(
             out, seed=seed, budget=None if max_steps is None else Budget(max_steps), progress=progress
         )
     network, otsu = demo.network.summary, demo.otsu.summary
+    if as_json:
+        print_json({"network": network, "otsu": otsu, "picture": str(demo.picture)})
+        return
     rows = [
         [entry["name"], _dice(entry), _dice(baseline)]
         for entry, baseline in zip(network["classes"], otsu["classes"], strict=True)

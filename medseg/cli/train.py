@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.console import DebugOption, QuietOption, bars, print_table, status
+from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
 
 __all__ = ["command"]
 
@@ -27,6 +27,7 @@ def command(
         int | None, typer.Option(help="Processes that prepare patches.", show_default="by device")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
@@ -35,6 +36,7 @@ def command(
     Example: medseg train --data Task04_Hippocampus --fold 0 --max-minutes 20 --out runs/hippocampus
     """
     from medseg.data import load_dataset
+    from medseg.files import read_json
     from medseg.runs import load_recipe
     from medseg.training import Budget, TrainingOptions, train
 
@@ -55,7 +57,16 @@ def command(
             options=options,
             progress=progress,
         )
-    _show(run.path, [run.fold(index).finished_mark for index in _folds(fold) or _all(run.path)])
+    chosen = _folds(fold)
+    results = {
+        folder.path.name: read_json(folder.finished_mark)
+        for folder in run.folds()
+        if chosen is None or folder.index in chosen
+    }
+    if as_json:
+        print_json(results)
+    else:
+        _show(out.name, results)
     status(f"The run is in {out}; segment with: medseg predict --model {out} --input IMAGE --out FOLDER")
 
 
@@ -67,24 +78,21 @@ def _folds(text: str) -> list[int] | None:
     raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
 
 
-def _all(run: Path) -> list[int]:
-    return sorted(int(path.name.removeprefix("fold_")) for path in run.glob("fold_*"))
-
-
-def _show(run: Path, marks: list[Path]) -> None:
-    from medseg.files import read_json
-
-    results = [read_json(mark) for mark in marks]
-    names = list(results[0]["dice"])
+def _show(name: str, results: dict[str, Any]) -> None:
+    structures = list(next(iter(results.values()))["dice"])
     rows = [
         [
-            mark.parent.name,
+            fold,
             str(result["steps"]),
             f"{result['minutes']:.1f}",
-            *("-" if (dice := result["dice"][name]) is None else f"{dice:.4f}" for name in names),
-            f"{result['mean_dice']:.4f}",
+            *(_dice(result["dice"][structure]) for structure in structures),
+            _dice(result["mean_dice"]),
         ]
-        for mark, result in zip(marks, results, strict=True)
+        for fold, result in results.items()
     ]
-    columns = ["fold", "steps", "minutes", *(f"Dice {name}" for name in names), "mean Dice"]
-    print_table(f"Validation of {run.name}, on the network's grid", columns, rows)
+    columns = ["fold", "steps", "minutes", *(f"Dice {structure}" for structure in structures), "mean Dice"]
+    print_table(f"Validation of {name}, on the network's grid", columns, rows)
+
+
+def _dice(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -138,6 +138,9 @@ def test_a_finished_run_is_shown_again(
     assert _train(data, recipe, tmp_path / "run", "--max-steps", "1", "--resume") == 0
     assert capsys.readouterr().out == before
     assert (tmp_path / "run" / "fold_0" / "checkpoints" / "last.pt").read_bytes() == weights
+    assert _train(data, recipe, tmp_path / "run", "--max-steps", "1", "--resume", "--json") == 0
+    finished = json.loads((tmp_path / "run" / "fold_0" / "finished.json").read_text(encoding="utf-8"))
+    assert json.loads(capsys.readouterr().out) == {"fold_0": finished}
 
 
 # What is refused
