@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -48,6 +48,7 @@ class Plan(_Part):
     """All that the data decides about a training.
 
     Attributes:
+        schema_version: Version of the document's form.
         dataset: The data set's name.
         channel_names: One per channel of the image, as the data set calls them.
         labels: The classes.
@@ -59,6 +60,7 @@ class Plan(_Part):
         reasons: For each decision, why.
     """
 
+    schema_version: Literal[1] = 1
     dataset: str
     channel_names: tuple[str, ...]
     labels: LabelScheme
