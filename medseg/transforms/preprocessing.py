@@ -61,7 +61,7 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
 
     Args:
         keys: Images of shape (C, X, Y, Z).
-        normalization: One scheme per channel.
+        normalization: One scheme per channel; as a dictionary where it comes from a config.
         allow_missing_keys: Whether a missing key is passed over.
 
     Raises:
@@ -71,11 +71,11 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
     def __init__(
         self,
         keys: KeysCollection,
-        normalization: Sequence[Normalization],
+        normalization: Sequence[Normalization | Mapping[str, Any]],
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.normalization = tuple(normalization)
+        self.normalization = tuple(Normalization.model_validate(how) for how in normalization)
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Replace each image by its normalised one, in single precision."""
