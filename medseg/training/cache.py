@@ -1,8 +1,8 @@
 """Preprocessed cases on disk, from which patches are read without loading a whole volume.
 
 One folder per case, each array a ``.npy`` file that is mapped into memory. A case's folder appears by one
-rename when it is complete, and carries a key of everything that it was made from: a changed file, label
-scheme or preprocessing makes it anew.
+rename when it is complete, and is named by a key of everything that it was made from: a changed file, label
+scheme or preprocessing makes another one, and processes that prepare the same case at once make the same one.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from medseg.transforms import preprocess
 
 __all__ = ["CachedCase", "prepare_cases"]
 
-_VERSION = 1
+_VERSION = 2
+_KEY_LETTERS = 16
+_DESCRIPTION = "case.json"
 _POINTS_PER_CLASS = 4_000
 _WORKERS = 4
 
@@ -46,6 +48,11 @@ class CachedCase:
 
     def __reduce__(self) -> tuple[object, ...]:
         return CachedCase, (self.id, self.folder)  # another process maps the arrays itself
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of it is there."""
+        return (self.folder / _DESCRIPTION).is_file()
 
     @cached_property
     def image(self) -> npt.NDArray[np.float32]:
@@ -65,7 +72,7 @@ class CachedCase:
     @cached_property
     def input_hashes(self) -> dict[str, str]:
         """SHA-256 of each file that the case was made from: ``image_0``, …, ``label``."""
-        hashes: dict[str, str] = read_json(self.folder / "case.json")["inputs"]
+        hashes: dict[str, str] = read_json(self.folder / _DESCRIPTION)["inputs"]
         return hashes
 
     def _array(self, name: str) -> npt.NDArray[Any]:
@@ -100,9 +107,10 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
     key = hashlib.sha256(
         f"{_VERSION}|{plan.preprocessing.model_dump_json()}|{plan.labels.values}|{sorted(inputs.items())}".encode()
     ).hexdigest()
-    target = folder / case.id
-    if (target / "case.json").is_file() and read_json(target / "case.json")["key"] == key:
-        return CachedCase(case.id, target)
+    target = folder / f"{case.id}.{key[:_KEY_LETTERS]}"
+    cached = CachedCase(case.id, target)
+    if cached.complete:
+        return cached
     image, label = read_labelled_case(case, plan.labels, plan.preprocessing.channels)
     network_image, network_label = preprocess(image, plan.preprocessing, label)
     classes = network_label.array[0].astype(label.array.dtype)
@@ -113,12 +121,16 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
             _save(network_image.array.astype(np.float32, copy=False), temporary / "image.npy")
             _save(classes, temporary / "label.npy")
             _save(_foreground(classes, len(plan.labels), seed=key), temporary / "foreground.npy")
-            write_json({"key": key, "inputs": inputs}, temporary / "case.json")
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.replace(target)
+            write_json({"key": key, "inputs": inputs}, temporary / _DESCRIPTION)
+            if not cached.complete:
+                shutil.rmtree(target, ignore_errors=True)
+                temporary.replace(target)
+        except OSError:
+            if not cached.complete:  # otherwise another process was faster
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return CachedCase(case.id, target)
+    return cached
 
 
 def _save(array: npt.NDArray[Any], path: Path) -> None:

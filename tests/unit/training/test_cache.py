@@ -80,17 +80,18 @@ def test_every_input_is_hashed(phantoms: Dataset, cases: list[CachedCase]) -> No
 
 
 def test_what_is_there_is_used_again(dataset: Dataset, plan: Plan, tmp_path: Path) -> None:
-    _prepare(dataset, plan, tmp_path / "cache", 1)
-    before = _inodes(tmp_path / "cache" / "mr_000")
-    _prepare(dataset, plan, tmp_path / "cache", 2)
-    assert _inodes(tmp_path / "cache" / "mr_000") == before
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["mr_000", "mr_001"]
+    (case,) = _prepare(dataset, plan, tmp_path / "cache", 1)
+    before = _inodes(case.folder)
+    cases = _prepare(dataset, plan, tmp_path / "cache", 2)
+    assert _inodes(case.folder) == before
+    assert sorted((tmp_path / "cache").iterdir()) == [case.folder for case in cases]
+    assert [case.folder.name.partition(".")[0] for case in cases] == ["mr_000", "mr_001"]
 
 
 @pytest.mark.parametrize("part", ["image", "label"])
 def test_a_changed_file_is_prepared_anew(part: str, dataset: Dataset, plan: Plan, tmp_path: Path) -> None:
-    _prepare(dataset, plan, tmp_path / "cache")
-    before = [_inodes(tmp_path / "cache" / name) for name in ("mr_000", "mr_001")]
+    before = _prepare(dataset, plan, tmp_path / "cache")
+    inodes = _inodes(before[1].folder)
     case = dataset.cases[0]
     assert case.label is not None
     path = case.images[0] if part == "image" else case.label
@@ -98,9 +99,10 @@ def test_a_changed_file_is_prepared_anew(part: str, dataset: Dataset, plan: Plan
     changed = volume.array.copy()
     changed[0, 0, 0, 0] = 1
     write_volume(Volume(changed, volume.grid), path, labels=part == "label")
-    (cached, _) = _prepare(dataset, plan, tmp_path / "cache")
-    assert _inodes(tmp_path / "cache" / "mr_000") != before[0]
-    assert _inodes(tmp_path / "cache" / "mr_001") == before[1]
+    (cached, other) = _prepare(dataset, plan, tmp_path / "cache")
+    assert cached.folder != before[0].folder
+    assert other.folder == before[1].folder
+    assert _inodes(other.folder) == inodes
     if part == "label":
         assert cached.label[cached.label.shape[0] - 1, 0, 0] in (0, 1)
         assert (cached.label == 1).sum() == (read_volume(path).array == 1).sum()
@@ -109,17 +111,15 @@ def test_a_changed_file_is_prepared_anew(part: str, dataset: Dataset, plan: Plan
 def test_another_preprocessing_or_scheme_is_prepared_anew(
     dataset: Dataset, plan: Plan, tmp_path: Path
 ) -> None:
-    _prepare(dataset, plan, tmp_path / "cache", 1)
-    before = _inodes(tmp_path / "cache" / "mr_000")
+    (before,) = _prepare(dataset, plan, tmp_path / "cache", 1)
     coarser = plan.preprocessing.model_copy(update={"spacing_mm": (4.0, 4.0, 4.0)})
     (cached,) = _prepare(dataset, plan.model_copy(update={"preprocessing": coarser}), tmp_path / "cache", 1)
-    between = _inodes(tmp_path / "cache" / "mr_000")
-    assert between != before
+    assert cached.folder != before.folder
     assert cached.image.shape[1:] == cached.label.shape
     assert cached.image.shape[1] < 24
     labels = LabelScheme.from_names({1: "a", 2: "b", 3: "c", 4: "d", 9: "e"})
-    _prepare(dataset, plan.model_copy(update={"labels": labels}), tmp_path / "cache", 1)
-    assert _inodes(tmp_path / "cache" / "mr_000") != between
+    (relabelled,) = _prepare(dataset, plan.model_copy(update={"labels": labels}), tmp_path / "cache", 1)
+    assert relabelled.folder not in (before.folder, cached.folder)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
@@ -140,7 +140,8 @@ def test_an_interrupted_case_is_not_there(
         with pytest.raises((ResourceError, KeyboardInterrupt)) as caught:
             _prepare(dataset, plan, tmp_path / "cache", 1)
     if isinstance(caught.value, ResourceError):
-        assert str(caught.value).startswith(f"{tmp_path / 'cache' / 'mr_000'}: no space left on the disk")
+        assert str(caught.value).startswith(f"{tmp_path / 'cache' / 'mr_000'}.")
+        assert ": no space left on the disk" in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
     (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
     assert cached.image.ndim == 4
@@ -151,10 +152,26 @@ def test_what_a_killed_process_left_is_not_taken_for_a_case(
 ) -> None:
     (whole,) = _prepare(dataset, plan, tmp_path / "cache", 1)
     expected = np.array(whole.image)
-    (tmp_path / "cache" / "mr_000" / "case.json").unlink()
-    (tmp_path / "cache" / "mr_000" / "image.npy").write_bytes(b"half")
+    (whole.folder / "case.json").unlink()
+    (whole.folder / "image.npy").write_bytes(b"half")
     (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
     np.testing.assert_array_equal(cached.image, expected)
+
+
+def test_processes_that_prepare_a_case_at_once_make_one(
+    dataset: Dataset, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slower = module.write_json
+
+    def let_the_other_finish(value: Any, path: Path) -> None:
+        monkeypatch.setattr(module, "write_json", slower)
+        _prepare(dataset, plan, tmp_path / "cache", 1)
+        slower(value, path)
+
+    monkeypatch.setattr(module, "write_json", let_the_other_finish)
+    (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
+    assert cached.complete
+    assert list((tmp_path / "cache").iterdir()) == [cached.folder]
 
 
 def test_a_full_disk_keeps_its_reason(tmp_path: Path) -> None:
