@@ -131,9 +131,13 @@ def require_writable_folder(folder: str | os.PathLike[str]) -> Path:
     """Make ``folder`` if need be and prove that a file can be written there, before work starts.
 
     Raises:
-        ResourceError: No permission, or no space.
+        ResourceError: No permission, or no space. What was made is taken away again.
     """
-    path = Path(folder)
+    with output_folder(folder) as path:
+        return path
+
+
+def _prove_writable(path: Path) -> None:
     probe = path / f".{secrets.token_hex(6)}.part"
     with explain_os_errors(path):
         if path.exists() and not path.is_dir():
@@ -143,7 +147,6 @@ def require_writable_folder(folder: str | os.PathLike[str]) -> Path:
             probe.write_bytes(b"medseg")
         finally:
             probe.unlink(missing_ok=True)
-    return path
 
 
 @contextmanager
@@ -172,9 +175,11 @@ def output_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
         False
     """
     path = Path(folder)
-    new = [place for place in (path, *path.parents) if not place.exists()]
+    with explain_os_errors(path):
+        new = [place for place in (path, *path.parents) if not place.exists()]
     try:
-        yield require_writable_folder(path)
+        _prove_writable(path)
+        yield path
     except BaseException:
         for place in new:
             if place == path:

@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
     """
     console.settings.quiet = console.settings.debug = False
     try:
-        result = app(arguments or ["--help"], prog_name="medseg", standalone_mode=False)
+        result = _call(arguments or ["--help"])
     except MedsegError as error:
         if console.settings.debug:
             traceback.print_exc()
@@ -92,6 +92,15 @@ def main(arguments: list[str]) -> int:
     if result == _INTERRUPTED:
         print("medseg: interrupted", file=sys.stderr)
     return result if isinstance(result, int) else 0
+
+
+def _call(arguments: list[str]) -> Any:
+    """Call the application; what the operating system refuses anywhere in it is told in medseg's words."""
+    try:
+        return app(arguments, prog_name="medseg", standalone_mode=False)
+    except OSError as error:
+        with explain_os_errors(error.filename or "medseg"):
+            raise
 
 
 def _usage_line(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -265,3 +266,29 @@ def test_full_standard_output_is_one_line(what: str) -> None:
         )
     assert result.returncode == ResourceError.exit_code
     assert re.fullmatch(r"medseg: standard output: no space left on the disk; .*\n", result.stderr)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--model", "closed/run", "--input", "a.nii.gz", "--out", "out"],
+        ["evaluate", "--pred", "closed/a", "--ref", "closed/b", "--out", "out"],
+        ["train", "--data", "closed/data", "--out", "out"],
+    ],
+)
+def test_a_folder_that_may_not_be_looked_into_is_told_in_one_line(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    look = Path.stat
+
+    def refuse(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if "closed" in self.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return look(self, follow_symlinks=follow_symlinks)
+
+    with monkeypatch.context() as patch:  # root may look into any folder, so the test must pretend
+        patch.setattr(Path, "stat", refuse)
+        assert main(arguments) == 4
+    assert "closed" in (told := capsys.readouterr().err)
+    assert told.endswith("permission denied; choose a place that you may read and write\n")
+    assert told.count("\n") == 1

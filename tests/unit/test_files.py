@@ -182,6 +182,20 @@ def test_unwritable_folder_is_found_out(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ResourceError, match="permission denied") as caught:
         require_writable_folder(tmp_path)
     assert caught.value.where == str(tmp_path)
+    with pytest.raises(ResourceError, match="permission denied"):
+        require_writable_folder(tmp_path / "new" / "deeper")
+    assert names_in(tmp_path) == []
+
+
+def test_a_folder_that_may_not_be_looked_into_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Path) -> bool:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(ResourceError, match="permission denied"):
+        require_writable_folder(tmp_path / "new")
 
 
 @pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="root may write anywhere")
