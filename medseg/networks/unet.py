@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,26 +10,27 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
+    ConvEncoder,
     ConvStack,
     CropConcat,
     LinearUpsample,
+    SegmentationNetwork,
     TransposedUpsample,
     check_images,
     choice,
     convolution,
     he_initialise,
     is_symbolic,
-    max_pool,
-    per_axis,
+    level_geometry,
     positive,
 )
 
-__all__ = ["UNet", "UNetDecoder", "UNetEncoder"]
+__all__ = ["UNet", "UNetDecoder"]
 
 _UPSAMPLE = {"transposed": TransposedUpsample, "linear": LinearUpsample}
 
 
-class UNet(nn.Module):
+class UNet(SegmentationNetwork):
     """U-Net: a contracting path, an expanding path, and skips between them.
 
     Every level has two convolutions; max pooling leads down, an up-convolution that halves the channels
@@ -86,21 +86,17 @@ class UNet(nn.Module):
         strides: Sequence[int | Sequence[int]] | None = None,
         deep_supervision: bool = False,
     ) -> None:
-        super().__init__()
-        if spatial_dims not in (2, 3):
-            raise ValueError(f"spatial_dims={spatial_dims!r} is not supported; choose 2 or 3")
-        self.spatial_dims = spatial_dims
-        self.in_channels = positive(in_channels, "in_channels")
-        self.out_channels = positive(out_channels, "out_channels")
-        self.features = tuple(positive(width, "features") for width in features)
-        self.kernel_sizes, self.strides = _geometry(len(self.features), spatial_dims, kernel_sizes, strides)
-        self.norm = norm
+        widths = tuple(positive(width, "features") for width in features)
+        kernels, steps = level_geometry(len(widths), spatial_dims, kernel_sizes, strides)
+        super().__init__(spatial_dims, in_channels, out_channels, steps, norm)
+        self.features = widths
+        self.kernel_sizes = kernels
         self.padding = choice(padding, ("same", "valid"), "padding")
         self.deep_supervision = deep_supervision
 
         blocks: dict[str, Any] = {"norm": norm, "activation": activation, "padding": self.padding}
         geometry = (self.features, self.kernel_sizes, self.strides)
-        self.encoder = UNetEncoder(spatial_dims, self.in_channels, *geometry, dropout=dropout, **blocks)
+        self.encoder = ConvEncoder(spatial_dims, self.in_channels, *geometry, dropout=dropout, **blocks)
         self.decoder = UNetDecoder(spatial_dims, *geometry, upsample=upsample, **blocks)
         self.head = convolution(spatial_dims, self.features[0], self.out_channels, 1)
         he_initialise(self)
@@ -158,16 +154,8 @@ class UNet(nn.Module):
         if is_symbolic(images):
             return
         check_images(images, self.spatial_dims, self.in_channels)
-        size = tuple(images.shape[2:])
-        self.output_size(size)
-        voxels = math.prod(self._lengths(length, axis)[0] for axis, length in enumerate(size))
-        shared = images.shape[0] if self.norm == "batch" else 1
-        standardised = self.norm == "instance" or (self.norm == "batch" and self.training)
-        if standardised and shared * voxels < 2:
-            raise ValueError(
-                f"an input of size {size} leaves the coarsest level one voxel, which {self.norm} norm would "
-                f"make zero; give more than {self.total_stride()} voxels along one axis"
-            )
+        self.output_size(tuple(images.shape[2:]))
+        super().check_input(images)
 
     def output_size(self, size: Sequence[int]) -> tuple[int, ...]:
         """The output's size in voxels for an input of ``size`` voxels.
@@ -208,12 +196,9 @@ class UNet(nn.Module):
         above = next(n for n in itertools.count(max(1, length)) if self._fits(n, axis))
         return tuple(sorted({n for n in (below, above) if n is not None}))
 
-    def total_stride(self) -> tuple[int, ...]:
-        """Voxels of the input per voxel of the coarsest level, by axis.
-
-        Inputs whose sizes are multiples of it pool evenly all the way down.
-        """
-        return tuple(math.prod(step[axis] for step in self.strides) for axis in range(self.spatial_dims))
+    def coarsest_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """Voxels per axis of the coarsest level for an input of ``size`` voxels; zeros if it does not fit."""
+        return tuple(self._lengths(length, axis)[0] for axis, length in enumerate(size))
 
     def _fits(self, length: int, axis: int) -> bool:
         return self._lengths(length, axis)[1] >= 1
@@ -236,53 +221,6 @@ class UNet(nn.Module):
         for loss, stride in zip(losses[-2::-1], self.strides[::-1], strict=True):
             length = length * stride[axis] - loss
         return (coarsest, length) if length >= 1 else (0, 0)
-
-
-class UNetEncoder(nn.Module):
-    """The contracting path: feature maps of every level, the finest first.
-
-    Args:
-        spatial_dims: 2 or 3.
-        in_channels: Channels of the image.
-        features: Channels of each level.
-        kernel_sizes: One a level, spelt out by axis.
-        strides: One for each step down, spelt out by axis.
-        dropout: As in :class:`UNet`.
-        **blocks: ``norm``, ``activation`` and ``padding`` of every block.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        features: Sequence[int],
-        kernel_sizes: Sequence[Sequence[int]],
-        strides: Sequence[Sequence[int]],
-        *,
-        dropout: float = 0.0,
-        **blocks: Any,
-    ) -> None:
-        super().__init__()
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout={dropout!r} is no probability; give 0 or more, below 1")
-        self.levels = nn.ModuleList()
-        for level, (width, kernel) in enumerate(zip(features, kernel_sizes, strict=True)):
-            stage = nn.Sequential()
-            if level > 0:
-                stage.add_module("pool", max_pool(spatial_dims, strides[level - 1]))
-            before = features[level - 1] if level > 0 else in_channels
-            stage.add_module("convs", ConvStack(spatial_dims, before, width, kernel, **blocks))
-            if dropout > 0.0 and level >= len(features) - 2:
-                stage.add_module("dropout", nn.Dropout(dropout))
-            self.levels.append(stage)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Feature maps (B, features[level], …) of every level, the finest first."""
-        maps: list[Tensor] = []
-        for level in self.levels:
-            images = level(images)
-            maps.append(images)
-        return maps
 
 
 class UNetDecoder(nn.Module):
@@ -332,28 +270,3 @@ class UNetDecoder(nn.Module):
             features = level(join(maps[-2 - index], up(features)))
             results.append(features)
         return results
-
-
-def _geometry(
-    depth: int,
-    spatial_dims: int,
-    kernel_sizes: Sequence[int | Sequence[int]] | None,
-    strides: Sequence[int | Sequence[int]] | None,
-) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    """Kernel sizes of each level and strides of each step down, spelt out for each axis."""
-    if depth < 2:
-        raise ValueError(f"features names {depth} levels, a U-Net has two or more; give two widths or more")
-    kernels = [3] * depth if kernel_sizes is None else list(kernel_sizes)
-    steps = [2] * (depth - 1) if strides is None else list(strides)
-    if len(kernels) != depth:
-        raise ValueError(
-            f"kernel_sizes has {len(kernels)} entries for {depth} levels; give one for each of features"
-        )
-    if len(steps) != depth - 1:
-        raise ValueError(
-            f"strides has {len(steps)} entries for {depth} levels; give {depth - 1}, one for each step down"
-        )
-    spelt_kernels = tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels)
-    if any(size % 2 == 0 for kernel in spelt_kernels for size in kernel):
-        raise ValueError(f"kernel_sizes={kernel_sizes} has even sizes, which have no middle; use odd ones")
-    return spelt_kernels, tuple(per_axis(step, spatial_dims, "strides") for step in steps)

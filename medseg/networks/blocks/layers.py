@@ -1,42 +1,26 @@
-"""Building parts that every network shares, in two and three dimensions. Imports torch alone.
-
-A bundle carries a network's file and this one, and nothing else of medseg; bad options are therefore
-``ValueError`` here, written as "what is wrong; how to fix it", and :func:`medseg.networks.build_network`
-turns them into medseg's own errors.
-
-Nothing here branches on a tensor's value, so that whatever is built of these blocks can be captured by
-``torch.export``, ``torch.fx`` and ``torch.jit``.
-"""
+"""Layers that every network shares, in two and three dimensions: convolution, pooling, norm, activation."""
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
+
+from medseg.networks.blocks.options import choice, per_axis
 
 __all__ = [
     "ACTIVATIONS",
     "NORMS",
     "ConvBlock",
     "ConvStack",
-    "CropConcat",
-    "LinearUpsample",
-    "TransposedUpsample",
     "activation_layer",
-    "check_images",
-    "choice",
     "convolution",
     "he_initialise",
-    "is_symbolic",
     "max_pool",
     "norm_layer",
-    "per_axis",
-    "positive",
     "transposed_convolution",
 ]
 
@@ -45,7 +29,6 @@ _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTran
 _MAX_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _INSTANCE_NORM: dict[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
-_LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 NORMS = ("batch", "instance", "group")
 """Normalisations by name; ``None`` stands for none."""
@@ -54,100 +37,6 @@ ACTIVATIONS = ("elu", "gelu", "leaky_relu", "prelu", "relu", "silu")
 """Activations by name."""
 
 _MAX_GROUPS = 8
-
-
-def choice(value: object, choices: Sequence[str], option: str) -> str:
-    """Return ``value`` if it is one of ``choices``.
-
-    Raises:
-        ValueError: It is not; the message suggests the nearest.
-
-    Example:
-        >>> choice("same", ("same", "valid"), "padding")
-        'same'
-        >>> choice("vaild", ("same", "valid"), "padding")
-        Traceback (most recent call last):
-        ValueError: padding='vaild' is unknown; did you mean 'valid'?
-    """
-    if isinstance(value, str) and value in choices:
-        return value
-    near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.6)
-    fix = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(sorted(choices))}"
-    raise ValueError(f"{option}={value!r} is unknown; {fix}")
-
-
-def positive(value: object, option: str) -> int:
-    """Return ``value`` if it is a whole number of at least one.
-
-    Raises:
-        ValueError: It is not.
-    """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ValueError(f"{option}={value!r} is not a positive whole number; give 1 or more")
-
-
-def per_axis(value: int | Sequence[int], spatial_dims: int, option: str) -> tuple[int, ...]:
-    """Spell a number out for every spatial axis.
-
-    Args:
-        value: One number for all axes, or one for each.
-        spatial_dims: 2 or 3.
-        option: The option's name, for the error.
-
-    Raises:
-        ValueError: A number is not positive, or there are not ``spatial_dims`` of them.
-
-    Example:
-        >>> per_axis(3, 3, "kernel_sizes")
-        (3, 3, 3)
-        >>> per_axis((3, 3, 1), 3, "kernel_sizes")
-        (3, 3, 1)
-    """
-    numbers: Iterable[object] = value if isinstance(value, Sequence) else (value,) * spatial_dims
-    axes = tuple(positive(number, option) for number in numbers)
-    if len(axes) != spatial_dims:
-        raise ValueError(
-            f"{option} has {len(axes)} numbers {axes} for {spatial_dims} axes; "
-            f"give one number, or {spatial_dims}"
-        )
-    return axes
-
-
-def is_symbolic(images: object) -> bool:
-    """Whether a graph is being drawn, by ``torch.fx`` or ``torch.jit.trace``, and sizes are but symbols.
-
-    What is captured must not depend on them, so that checks of sizes stand aside.
-    """
-    return isinstance(images, fx.Proxy) or bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
-
-
-def check_images(images: Tensor, spatial_dims: int, in_channels: int) -> None:
-    """Refuse what is not a batch of images, before a layer fails with a message of its own.
-
-    Args:
-        images: Shape (B, C, X, Y) or (B, C, X, Y, Z).
-        spatial_dims: 2 or 3.
-        in_channels: The C that the network takes.
-
-    Raises:
-        ValueError: The number of axes or channels is wrong, or an axis is empty.
-    """
-    shape = tuple(images.shape)
-    axes = "XYZ"[:spatial_dims]
-    if len(shape) != spatial_dims + 2:
-        raise ValueError(
-            f"the input has shape {shape}, the network takes (B, C, {', '.join(axes)}); "
-            f"add or drop axes to make it {spatial_dims + 2}"
-        )
-    if shape[1] != in_channels:
-        raise ValueError(
-            f"the input has {shape[1]} channels, the network takes {in_channels}; "
-            f"build it with in_channels={shape[1]}"
-        )
-    for axis, size in zip(axes, shape[2:], strict=True):
-        if size < 1:
-            raise ValueError(f"the input's axis {axis} is empty, shape {shape}; give at least one voxel")
 
 
 def convolution(
@@ -332,80 +221,6 @@ class ConvStack(nn.Sequential):
                 for before, after in itertools.pairwise(widths)
             )
         )
-
-
-class TransposedUpsample(nn.Sequential):
-    """Up-convolution: a transposed convolution that learns how to upsample, then an activation or none.
-
-    The U-Net paper's figure leaves the activation out; its authors' published network has it, and with
-    it He's initialisation keeps the activations' scale, where no norm does so anyway.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        stride: int | Sequence[int] = 2,
-        activation: str | None = None,
-    ) -> None:
-        super().__init__()
-        self.add_module("conv", transposed_convolution(spatial_dims, in_channels, out_channels, stride))
-        if activation is not None:
-            self.add_module("act", activation_layer(activation))
-
-
-class LinearUpsample(nn.Sequential):
-    """Linear interpolation (bilinear, trilinear) and a 1x1(x1) convolution, then an activation or none.
-
-    The convolution stands before the interpolation: the weights of an interpolation sum to one, so that
-    the two commute, and on the small grid it costs a fraction.
-    """
-
-    def __init__(
-        self,
-        spatial_dims: int,
-        in_channels: int,
-        out_channels: int,
-        stride: int | Sequence[int] = 2,
-        activation: str | None = None,
-    ) -> None:
-        super().__init__()
-        scale = tuple(float(step) for step in per_axis(stride, spatial_dims, "stride"))
-        self.add_module("conv", convolution(spatial_dims, in_channels, out_channels, 1))
-        self.add_module(
-            "resize", nn.Upsample(scale_factor=scale, mode=_LINEAR_MODE[spatial_dims], align_corners=False)
-        )
-        if activation is not None:
-            self.add_module("act", activation_layer(activation))
-
-
-class CropConcat(nn.Module):
-    """Bring two feature maps to one size by cropping, and join their channels.
-
-    With ``padding="valid"`` the skip is the larger one and loses its border evenly (Ronneberger 2015).
-    With ``padding="same"`` the upsampled map is the larger one by what pooling hung over the end, and
-    loses it there.
-
-    Args:
-        spatial_dims: 2 or 3.
-        padding: ``"same"`` or ``"valid"``.
-    """
-
-    def __init__(self, spatial_dims: int, padding: str = "same") -> None:
-        super().__init__()
-        self.spatial_dims = spatial_dims
-        self.crops_skip = choice(padding, ("same", "valid"), "padding") == "valid"
-
-    def forward(self, skip: Tensor, upsampled: Tensor) -> Tensor:
-        """Join (B, C1, X1, …) and (B, C2, X2, …) to (B, C1 + C2, X, …), X being the smaller size."""
-        for axis in range(2, 2 + self.spatial_dims):
-            if self.crops_skip:
-                size = upsampled.shape[axis]
-                skip = torch.narrow(skip, axis, (skip.shape[axis] - size) // 2, size)
-            else:
-                upsampled = torch.narrow(upsampled, axis, 0, skip.shape[axis])
-        return torch.cat([skip, upsampled], dim=1)
 
 
 def he_initialise(module: nn.Module) -> None:

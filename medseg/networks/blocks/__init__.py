@@ -1,0 +1,59 @@
+"""Building parts that every network shares, in two and three dimensions. Imports torch alone.
+
+A bundle carries a network's file and this folder, and nothing else of medseg; bad options are therefore
+``ValueError`` here, written as "what is wrong; how to fix it", and :func:`medseg.networks.build_network`
+turns them into medseg's own errors.
+
+Nothing here branches on a tensor's value, so that whatever is built of these blocks can be captured by
+``torch.export``, ``torch.fx`` and ``torch.jit``.
+"""
+
+from medseg.networks.blocks.base import SegmentationNetwork
+from medseg.networks.blocks.layers import (
+    ACTIVATIONS,
+    NORMS,
+    ConvBlock,
+    ConvStack,
+    activation_layer,
+    convolution,
+    he_initialise,
+    max_pool,
+    norm_layer,
+    transposed_convolution,
+)
+from medseg.networks.blocks.levels import ConvEncoder, dilate_instead, level_geometry
+from medseg.networks.blocks.options import (
+    check_images,
+    choice,
+    is_symbolic,
+    per_axis,
+    positive,
+    probability,
+)
+from medseg.networks.blocks.upsampling import CropConcat, LinearUpsample, TransposedUpsample
+
+__all__ = [
+    "ACTIVATIONS",
+    "NORMS",
+    "ConvBlock",
+    "ConvEncoder",
+    "ConvStack",
+    "CropConcat",
+    "LinearUpsample",
+    "SegmentationNetwork",
+    "TransposedUpsample",
+    "activation_layer",
+    "check_images",
+    "choice",
+    "convolution",
+    "dilate_instead",
+    "he_initialise",
+    "is_symbolic",
+    "level_geometry",
+    "max_pool",
+    "norm_layer",
+    "per_axis",
+    "positive",
+    "probability",
+    "transposed_convolution",
+]

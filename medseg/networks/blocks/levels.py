@@ -1,0 +1,137 @@
+"""Levels of resolution: their kernels and strides, and the path of convolutions and pooling down them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from medseg.networks.blocks.layers import ConvStack, max_pool
+from medseg.networks.blocks.options import per_axis, positive, probability
+
+__all__ = ["ConvEncoder", "dilate_instead", "level_geometry"]
+
+Axes = tuple[int, ...]
+
+
+def level_geometry(
+    levels: int,
+    spatial_dims: int,
+    kernel_sizes: Sequence[int | Sequence[int]] | None,
+    strides: Sequence[int | Sequence[int]] | None,
+) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
+    """Kernel sizes of each level and strides of each step down, spelt out for each axis.
+
+    Args:
+        levels: How many; two or more.
+        spatial_dims: 2 or 3.
+        kernel_sizes: One a level, each one number or one an axis; 3 if not given.
+        strides: One for each step down, that is one fewer than the levels; 2 if not given.
+
+    Raises:
+        ValueError: Their number does not fit, or a kernel is even.
+
+    Example:
+        >>> level_geometry(2, 3, None, [(2, 2, 1)])
+        (((3, 3, 3), (3, 3, 3)), ((2, 2, 1),))
+    """
+    if levels < 2:
+        raise ValueError(f"features names {levels} levels, two or more are needed; give two widths or more")
+    kernels = [3] * levels if kernel_sizes is None else list(kernel_sizes)
+    steps = [2] * (levels - 1) if strides is None else list(strides)
+    if len(kernels) != levels:
+        raise ValueError(f"kernel_sizes has {len(kernels)} entries for {levels} levels; give one for each")
+    if len(steps) != levels - 1:
+        raise ValueError(
+            f"strides has {len(steps)} entries for {levels} levels; give {levels - 1}, one for each step down"
+        )
+    spelt_kernels = tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels)
+    if any(size % 2 == 0 for kernel in spelt_kernels for size in kernel):
+        raise ValueError(f"kernel_sizes={kernel_sizes} has even sizes, which have no middle; use odd ones")
+    return spelt_kernels, tuple(per_axis(step, spatial_dims, "strides") for step in steps)
+
+
+def dilate_instead(strides: Sequence[Axes], count: int) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
+    """Take the last ``count`` steps down away, and spread the kernels behind them to see as far.
+
+    Args:
+        strides: Of each step down, spelt out by axis.
+        count: How many of the last steps keep the grid instead.
+
+    Returns:
+        The strides, those of the last steps being 1, and the dilation of each level, one more than strides.
+
+    Example:
+        >>> dilate_instead([(2, 2), (2, 2), (2, 1)], 2)
+        (((2, 2), (1, 1), (1, 1)), ((1, 1), (1, 1), (2, 2), (4, 2)))
+
+    References:
+        Yu, Koltun, Multi-scale context aggregation by dilated convolutions, ICLR 2016.
+    """
+    kept = len(strides) - count
+    spread: Axes = (1,) * len(strides[0])
+    dilations = [spread] * (kept + 1)
+    for step in strides[kept:]:
+        spread = tuple(gap * factor for gap, factor in zip(spread, step, strict=True))
+        dilations.append(spread)
+    flat: Axes = (1,) * len(strides[0])
+    return (*strides[:kept], *(flat,) * count), tuple(dilations)
+
+
+class ConvEncoder(nn.Module):
+    """Levels of convolutions with max pooling before each but the first: VGG's body, U-Net's way down.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        features: Channels of each level.
+        kernel_sizes: One a level, spelt out by axis.
+        strides: One for each step down, spelt out by axis; where all are 1 nothing is pooled.
+        counts: Convolutions of each level, one number or one a level.
+        dilations: One a level, spelt out by axis; 1 if not given.
+        dropout: Probability of dropout behind each of the two coarsest levels.
+        **blocks: ``norm``, ``activation`` and ``padding`` of every block.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int],
+        kernel_sizes: Sequence[Axes],
+        strides: Sequence[Axes],
+        *,
+        counts: int | Sequence[int] = 2,
+        dilations: Sequence[Axes] | None = None,
+        dropout: float = 0.0,
+        **blocks: Any,
+    ) -> None:
+        super().__init__()
+        probability(dropout, "dropout")
+        self.features = tuple(features)
+        depth = len(self.features)
+        convolutions = (counts,) * depth if isinstance(counts, int) else tuple(counts)
+        if len(convolutions) != depth:
+            raise ValueError(f"counts has {len(convolutions)} entries for {depth} levels; give one for each")
+        self.levels = nn.ModuleList()
+        for level, (width, kernel) in enumerate(zip(self.features, kernel_sizes, strict=True)):
+            stage = nn.Sequential()
+            if level > 0 and any(step > 1 for step in strides[level - 1]):
+                stage.add_module("pool", max_pool(spatial_dims, strides[level - 1]))
+            before = self.features[level - 1] if level > 0 else in_channels
+            options = {"count": positive(convolutions[level], "counts"), **blocks}
+            if dilations is not None:
+                options["dilation"] = dilations[level]
+            stage.add_module("convs", ConvStack(spatial_dims, before, width, kernel, **options))
+            if dropout > 0.0 and level >= depth - 2:
+                stage.add_module("dropout", nn.Dropout(dropout))
+            self.levels.append(stage)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, features[level], …) of every level, the finest first."""
+        maps: list[Tensor] = []
+        for level in self.levels:
+            images = level(images)
+            maps.append(images)
+        return maps

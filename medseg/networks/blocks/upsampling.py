@@ -1,0 +1,89 @@
+"""Ways up from a coarse grid to a finer one, and how two maps meet there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medseg.networks.blocks.layers import activation_layer, convolution, transposed_convolution
+from medseg.networks.blocks.options import choice, per_axis
+
+__all__ = ["CropConcat", "LinearUpsample", "TransposedUpsample"]
+
+_LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+
+
+class TransposedUpsample(nn.Sequential):
+    """Up-convolution: a transposed convolution that learns how to upsample, then an activation or none.
+
+    The U-Net paper's figure leaves the activation out; its authors' published network has it, and with
+    it He's initialisation keeps the activations' scale, where no norm does so anyway.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int | Sequence[int] = 2,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.add_module("conv", transposed_convolution(spatial_dims, in_channels, out_channels, stride))
+        if activation is not None:
+            self.add_module("act", activation_layer(activation))
+
+
+class LinearUpsample(nn.Sequential):
+    """Linear interpolation (bilinear, trilinear) and a 1x1(x1) convolution, then an activation or none.
+
+    The convolution stands before the interpolation: the weights of an interpolation sum to one, so that
+    the two commute, and on the small grid it costs a fraction.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        out_channels: int,
+        stride: int | Sequence[int] = 2,
+        activation: str | None = None,
+    ) -> None:
+        super().__init__()
+        scale = tuple(float(step) for step in per_axis(stride, spatial_dims, "stride"))
+        self.add_module("conv", convolution(spatial_dims, in_channels, out_channels, 1))
+        self.add_module(
+            "resize", nn.Upsample(scale_factor=scale, mode=_LINEAR_MODE[spatial_dims], align_corners=False)
+        )
+        if activation is not None:
+            self.add_module("act", activation_layer(activation))
+
+
+class CropConcat(nn.Module):
+    """Bring two feature maps to one size by cropping, and join their channels.
+
+    With ``padding="valid"`` the skip is the larger one and loses its border evenly (Ronneberger 2015).
+    With ``padding="same"`` the upsampled map is the larger one by what pooling hung over the end, and
+    loses it there.
+
+    Args:
+        spatial_dims: 2 or 3.
+        padding: ``"same"`` or ``"valid"``.
+    """
+
+    def __init__(self, spatial_dims: int, padding: str = "same") -> None:
+        super().__init__()
+        self.spatial_dims = spatial_dims
+        self.crops_skip = choice(padding, ("same", "valid"), "padding") == "valid"
+
+    def forward(self, skip: Tensor, upsampled: Tensor) -> Tensor:
+        """Join (B, C1, X1, …) and (B, C2, X2, …) to (B, C1 + C2, X, …), X being the smaller size."""
+        for axis in range(2, 2 + self.spatial_dims):
+            if self.crops_skip:
+                size = upsampled.shape[axis]
+                skip = torch.narrow(skip, axis, (skip.shape[axis] - size) // 2, size)
+            else:
+                upsampled = torch.narrow(upsampled, axis, 0, skip.shape[axis])
+        return torch.cat([skip, upsampled], dim=1)
