@@ -16,13 +16,12 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelScheme
 from medseg.runs import Fingerprint, Recipe
 from medseg.training import plan_from_dataset
+from medseg.training.architecture import MOST_LEVELS
 from medseg.training.planning import (
     LARGEST_BATCH,
-    MOST_LEVELS,
     PATCH_BUDGET_VOXELS,
     SMALLEST_BATCH,
     plan_from_fingerprint,
-    plan_topology,
 )
 
 
@@ -48,46 +47,6 @@ def _any_dataset() -> Dataset:
         labels=LabelScheme.from_names({1: "a", 2: "b", 3: "c", 4: "d"}),
         channel_names=("MRI",),
     )
-
-
-def test_equal_voxels_are_halved_alike() -> None:
-    topology = plan_topology((40, 40, 40), (1.0, 1.0, 1.0))
-    assert topology.strides == ((2, 2, 2),) * 3  # 40, 20, 10, 5: half of it would be below 4
-    assert topology.kernel_sizes == ((3, 3, 3),) * 4
-    assert topology.divisor == (8, 8, 8)
-
-
-def test_long_voxels_are_left_whole_until_the_others_catch_up() -> None:
-    topology = plan_topology((128, 128, 16), (0.5, 0.5, 3.0))
-    # 6 times as long, then 3 times, then 1.5 times.
-    assert topology.strides[:3] == ((2, 2, 1), (2, 2, 1), (2, 2, 2))
-    assert topology.kernel_sizes[:3] == ((3, 3, 1), (3, 3, 1), (3, 3, 3))
-
-
-def test_a_single_slice_is_a_plane() -> None:
-    topology = plan_topology((64, 64, 1), (1.0, 1.0, 1.0))
-    assert all(stride[2] == 1 for stride in topology.strides)
-    assert topology.divisor == (16, 16, 1)
-
-
-def test_an_axis_of_few_fine_voxels_does_not_hold_the_others_up() -> None:
-    topology = plan_topology((6, 64, 64), (0.5, 2.0, 2.0))
-    assert topology.strides == ((1, 2, 2),) * 4
-    assert topology.kernel_sizes == ((3, 3, 3),) * 5
-
-
-@pytest.mark.parametrize(
-    ("shape", "stride"),
-    [((7, 7, 7), (2, 2, 2)), ((1, 1, 2), (1, 1, 2)), ((1, 1, 1), (2, 2, 2)), ((7, 5, 5), (2, 1, 1))],
-)
-def test_the_smallest_network_has_two_levels(
-    shape: tuple[int, int, int], stride: tuple[int, int, int]
-) -> None:
-    assert plan_topology(shape, (1.0, 1.0, 1.0)).strides == (stride,)
-
-
-def test_depth_ends() -> None:
-    assert len(plan_topology((10_000,) * 3, (1.0,) * 3).kernel_sizes) == MOST_LEVELS
 
 
 shapes = st.tuples(*[st.integers(1, 3000)] * 3)
