@@ -30,6 +30,7 @@ from medseg.networks.blocks.options import (
     positive,
     probability,
 )
+from medseg.networks.blocks.unpooling import MaxUnpool, max_pool_with_indices
 from medseg.networks.blocks.upsampling import CropConcat, LinearUpsample, TransposedUpsample
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "ConvStack",
     "CropConcat",
     "LinearUpsample",
+    "MaxUnpool",
     "SegmentationNetwork",
     "TransposedUpsample",
     "activation_layer",
@@ -51,6 +53,7 @@ __all__ = [
     "is_symbolic",
     "level_geometry",
     "max_pool",
+    "max_pool_with_indices",
     "norm_layer",
     "per_axis",
     "positive",
