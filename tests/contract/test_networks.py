@@ -23,19 +23,28 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {}
+"""Switches of networks that the whole suite runs with as well: a name for it, the network, its options."""
+
 IN_CHANNELS = 2
 CLASSES = 3
 EVEN, ODD, OTHER = (8, 12, 8), (9, 13, 7), (12, 8, 16)
 
-CASES = list(itertools.product(network_names(), (2, 3)))
+CASES = list(itertools.product((*network_names(), *VARIANTS), (2, 3)))
 every_network = pytest.mark.parametrize(
     ("name", "dims"), CASES, ids=[f"{name}-{dims}d" for name, dims in CASES]
 )
 
 
+def registered(name: str) -> str:
+    """The registered name of a network or of a variant of it."""
+    return VARIANTS[name][0] if name in VARIANTS else name
+
+
 def build(name: str, dims: int, seed: int = 0, **options: Any) -> nn.Module:
     torch.manual_seed(seed)
-    return build_network(name, dims, IN_CHANNELS, CLASSES, **{**SMALL.get(name, {}), **options})
+    base, switches = VARIANTS.get(name, (name, {}))
+    return build_network(base, dims, IN_CHANNELS, CLASSES, **{**SMALL.get(base, {}), **switches, **options})
 
 
 def images(dims: int, size: tuple[int, ...] = EVEN, batch: int = 2) -> Tensor:
@@ -189,7 +198,8 @@ def test_a_size_that_does_not_fit_is_refused_with_the_nearest_that_do(name: str,
 def test_activations_keep_their_deviation_without_norm(name: str, dims: int) -> None:
     ratios = []
     for seed in range(3):
-        network = build(name, dims, seed, norm=None, **({"features": (16, 24, 32)} if name in SMALL else {}))
+        wide = {"features": (16, 24, 32)} if registered(name) in SMALL else {}
+        network = build(name, dims, seed, norm=None, **wide)
         seen: list[float] = []
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -207,10 +217,10 @@ def test_activations_keep_their_deviation_without_norm(name: str, dims: int) -> 
 
 @every_network
 def test_options_are_refused_in_medseg_s_own_words(name: str, dims: int) -> None:
-    with pytest.raises(ConfigError, match=f"network '{name}': has no option 'out_chanels'"):
+    with pytest.raises(ConfigError, match=f"network '{registered(name)}': has no option 'out_chanels'"):
         build(name, dims, out_chanels=3)
-    with pytest.raises(ConfigError, match=f"network '{name}': spatial_dims=4"):
-        build_network(name, spatial_dims=4)
+    with pytest.raises(ConfigError, match=f"network '{registered(name)}': spatial_dims=4"):
+        build_network(registered(name), spatial_dims=4)
 
 
 def test_files_of_networks_import_torch_and_each_other_alone() -> None:
