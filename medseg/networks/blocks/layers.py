@@ -159,6 +159,7 @@ class ConvBlock(nn.Sequential):
         activation: One of :data:`ACTIVATIONS`.
         padding: ``"same"`` or ``"valid"``.
         dilation: One number or one an axis.
+        stride: One number or one an axis.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class ConvBlock(nn.Sequential):
         activation: str = "relu",
         padding: str = "same",
         dilation: int | Sequence[int] = 1,
+        stride: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
         self.add_module(
@@ -181,8 +183,9 @@ class ConvBlock(nn.Sequential):
                 in_channels,
                 out_channels,
                 kernel_size,
-                padding=padding,
+                stride=stride,
                 dilation=dilation,
+                padding=padding,
                 bias=norm is None,
             ),
         )
@@ -193,14 +196,15 @@ class ConvBlock(nn.Sequential):
 
 
 class ConvStack(nn.Sequential):
-    """Several :class:`ConvBlock` in a row, all of ``out_channels`` channels.
+    """Several :class:`ConvBlock` in a row.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels in.
-        out_channels: Channels out of every block.
+        out_channels: Channels out of every block; or of each, one by one, which says how many there are.
         kernel_size: One number or one an axis.
-        count: How many blocks.
+        count: How many blocks, where ``out_channels`` is one number.
+        stride: Of the first block; the others have 1.
         **options: Of every block: ``norm``, ``activation``, ``padding``, ``dilation``.
     """
 
@@ -208,17 +212,19 @@ class ConvStack(nn.Sequential):
         self,
         spatial_dims: int,
         in_channels: int,
-        out_channels: int,
+        out_channels: int | Sequence[int],
         kernel_size: int | Sequence[int] = 3,
         *,
         count: int = 2,
+        stride: int | Sequence[int] = 1,
         **options: Any,
     ) -> None:
-        widths = [in_channels] + [out_channels] * count
+        outs = (out_channels,) * count if isinstance(out_channels, int) else tuple(out_channels)
+        pairs = itertools.pairwise((in_channels, *outs))
         super().__init__(
             *(
-                ConvBlock(spatial_dims, before, after, kernel_size, **options)
-                for before, after in itertools.pairwise(widths)
+                ConvBlock(spatial_dims, before, after, kernel_size, stride=1 if index else stride, **options)
+                for index, (before, after) in enumerate(pairs)
             )
         )
 
