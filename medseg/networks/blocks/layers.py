@@ -88,11 +88,16 @@ def convolution(
 
 
 def transposed_convolution(
-    spatial_dims: int, in_channels: int, out_channels: int, stride: int | Sequence[int] = 2
+    spatial_dims: int,
+    in_channels: int,
+    out_channels: int,
+    stride: int | Sequence[int] = 2,
+    *,
+    bias: bool = True,
 ) -> nn.Module:
     """A transposed convolution whose kernel is its stride: every input voxel becomes one block."""
     step = per_axis(stride, spatial_dims, "stride")
-    return _TRANSPOSED[spatial_dims](in_channels, out_channels, step, stride=step)
+    return _TRANSPOSED[spatial_dims](in_channels, out_channels, step, stride=step, bias=bias)
 
 
 def max_pool(spatial_dims: int, stride: int | Sequence[int] = 2) -> nn.Module:
@@ -127,18 +132,23 @@ def norm_layer(name: str | None, spatial_dims: int, channels: int) -> nn.Module 
     return _BATCH_NORM[spatial_dims](channels)
 
 
-def activation_layer(name: str) -> nn.Module:
-    """The activation called ``name``, in place where its gradient allows.
+def activation_layer(name: str, *, inplace: bool = True) -> nn.Module:
+    """The activation called ``name``.
+
+    Args:
+        name: One of :data:`ACTIVATIONS`.
+        inplace: Whether to overwrite the input where the gradient allows; not where something else, such
+            as a skip, reads the input too.
 
     Raises:
         ValueError: The name is unknown.
     """
     makers: dict[str, Any] = {
-        "elu": lambda: nn.ELU(inplace=True),
+        "elu": lambda: nn.ELU(inplace=inplace),
         "gelu": nn.GELU,
-        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=True),
+        "leaky_relu": lambda: nn.LeakyReLU(0.01, inplace=inplace),
         "prelu": nn.PReLU,
-        "relu": lambda: nn.ReLU(inplace=True),
+        "relu": lambda: nn.ReLU(inplace=inplace),
         "silu": nn.SiLU,
     }
     module: nn.Module = makers[choice(name, ACTIVATIONS, "activation")]()
