@@ -19,6 +19,7 @@ from medseg.networks.blocks.layers import (
     he_initialise,
     max_pool,
     norm_layer,
+    sliding_max_pool,
     transposed_convolution,
 )
 from medseg.networks.blocks.levels import ConvEncoder, dilate_instead, level_geometry
@@ -30,6 +31,7 @@ from medseg.networks.blocks.options import (
     positive,
     probability,
 )
+from medseg.networks.blocks.residual import ResidualEncoder, ResidualUnit, shrink_branches
 from medseg.networks.blocks.unpooling import MaxUnpool, max_pool_with_indices
 from medseg.networks.blocks.upsampling import CropConcat, LinearUpsample, TransposedUpsample
 
@@ -42,6 +44,8 @@ __all__ = [
     "CropConcat",
     "LinearUpsample",
     "MaxUnpool",
+    "ResidualEncoder",
+    "ResidualUnit",
     "SegmentationNetwork",
     "TransposedUpsample",
     "activation_layer",
@@ -58,5 +62,7 @@ __all__ = [
     "per_axis",
     "positive",
     "probability",
+    "shrink_branches",
+    "sliding_max_pool",
     "transposed_convolution",
 ]

@@ -21,6 +21,7 @@ __all__ = [
     "he_initialise",
     "max_pool",
     "norm_layer",
+    "sliding_max_pool",
     "transposed_convolution",
 ]
 
@@ -108,6 +109,39 @@ def max_pool(spatial_dims: int, stride: int | Sequence[int] = 2) -> nn.Module:
     """
     step = per_axis(stride, spatial_dims, "stride")
     return _MAX_POOL[spatial_dims](step, stride=step, ceil_mode=True)
+
+
+def sliding_max_pool(
+    spatial_dims: int, kernel_size: int | Sequence[int], stride: int | Sequence[int] = 1
+) -> nn.Sequential:
+    """Max pooling over windows that overlap, centred on every ``stride``-th voxel; stride 1 keeps the size.
+
+    One axis after another, which is the same maximum from 3k instead of k^3 voxels.
+
+    Args:
+        spatial_dims: 2 or 3.
+        kernel_size: Odd, one number or one an axis.
+        stride: One number or one an axis.
+
+    Raises:
+        ValueError: An even kernel, which has no middle.
+
+    Example:
+        >>> len(sliding_max_pool(3, (5, 5, 1)))
+        2
+    """
+    kernel = per_axis(kernel_size, spatial_dims, "kernel_size")
+    step = per_axis(stride, spatial_dims, "stride")
+    if any(size % 2 == 0 for size in kernel):
+        raise ValueError(f"kernel size {kernel} is even, so that no voxel is its middle; use odd ones")
+    pools = nn.Sequential()
+    for axis in range(spatial_dims):
+        if kernel[axis] == step[axis] == 1:
+            continue
+        window, hop, pad = [1] * spatial_dims, [1] * spatial_dims, [0] * spatial_dims
+        window[axis], hop[axis], pad[axis] = kernel[axis], step[axis], kernel[axis] // 2
+        pools.append(_MAX_POOL[spatial_dims](tuple(window), stride=tuple(hop), padding=tuple(pad)))
+    return pools
 
 
 def norm_layer(name: str | None, spatial_dims: int, channels: int) -> nn.Module | None:
