@@ -32,7 +32,12 @@ from medseg.networks.blocks.options import (
     probability,
 )
 from medseg.networks.blocks.residual import ResidualEncoder, ResidualUnit, shrink_branches
-from medseg.networks.blocks.unpooling import MaxUnpool, max_pool_with_indices
+from medseg.networks.blocks.unpooling import (
+    MaxUnpool,
+    PoolingEncoder,
+    UnpoolingDecoder,
+    max_pool_with_indices,
+)
 from medseg.networks.blocks.upsampling import CropConcat, LinearUpsample, TransposedUpsample
 
 __all__ = [
@@ -44,10 +49,12 @@ __all__ = [
     "CropConcat",
     "LinearUpsample",
     "MaxUnpool",
+    "PoolingEncoder",
     "ResidualEncoder",
     "ResidualUnit",
     "SegmentationNetwork",
     "TransposedUpsample",
+    "UnpoolingDecoder",
     "activation_layer",
     "check_images",
     "choice",

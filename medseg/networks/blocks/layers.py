@@ -200,7 +200,7 @@ class ConvBlock(nn.Sequential):
         out_channels: Channels out.
         kernel_size: One number or one an axis.
         norm: One of :data:`NORMS` or ``None``.
-        activation: One of :data:`ACTIVATIONS`.
+        activation: One of :data:`ACTIVATIONS` or ``None``.
         padding: ``"same"`` or ``"valid"``.
         dilation: One number or one an axis.
         stride: One number or one an axis.
@@ -214,7 +214,7 @@ class ConvBlock(nn.Sequential):
         kernel_size: int | Sequence[int] = 3,
         *,
         norm: str | None = "batch",
-        activation: str = "relu",
+        activation: str | None = "relu",
         padding: str = "same",
         dilation: int | Sequence[int] = 1,
         stride: int | Sequence[int] = 1,
@@ -236,7 +236,8 @@ class ConvBlock(nn.Sequential):
         normalise = norm_layer(norm, spatial_dims, out_channels)
         if normalise is not None:
             self.add_module("norm", normalise)
-        self.add_module("act", activation_layer(activation))
+        if activation is not None:
+            self.add_module("act", activation_layer(activation))
 
 
 class ConvStack(nn.Sequential):
