@@ -1,16 +1,21 @@
-"""Max pooling that remembers where each maximum was, and unpooling that puts values back there."""
+"""Max pooling that remembers where its maxima were, unpooling to there, and ways down and up by them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from medseg.networks.blocks.levels import Axes, ConvEncoder
 from medseg.networks.blocks.options import per_axis
 
-__all__ = ["MaxUnpool", "max_pool_with_indices"]
+__all__ = ["MaxUnpool", "PoolingEncoder", "UnpoolingDecoder", "max_pool_with_indices"]
 
 _MAX_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def max_pool_with_indices(
@@ -103,3 +108,95 @@ class MaxUnpool(nn.Module):
         if self.overlapping:
             return zeros.scatter_add(2, indices.flatten(2), values.flatten(2)).view(size)
         return zeros.scatter(2, indices.flatten(2), values.flatten(2)).view(size)
+
+
+class PoolingEncoder(ConvEncoder):
+    """Levels of convolutions with max pooling behind each of them, the last one too, by indices.
+
+    Its convolutions are those of :class:`ConvEncoder`, under the same names.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: Channels of the image.
+        features: Channels of each level.
+        kernel_sizes: One a level, spelt out by axis.
+        strides: Of the pooling behind each level, spelt out by axis: as many as levels.
+        **options: ``counts``, ``dropout`` and those of every block, as :class:`ConvEncoder` has them.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int,
+        in_channels: int,
+        features: Sequence[int],
+        kernel_sizes: Sequence[Axes],
+        strides: Sequence[Axes],
+        **options: Any,
+    ) -> None:
+        kept = ((1,) * spatial_dims,) * (len(features) - 1)
+        super().__init__(spatial_dims, in_channels, features, kernel_sizes, kept, **options)
+        self.pools = nn.ModuleList(max_pool_with_indices(spatial_dims, stride) for stride in strides)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps (B, features[level], …) of every level before it is pooled, the finest first."""
+        maps, _, _ = self.pooled(images)
+        return maps
+
+    def pooled(self, images: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """All that the way up needs.
+
+        Returns:
+            The maps that :meth:`forward` gives; the indices of each one's maxima; the last pooled map.
+        """
+        maps: list[Tensor] = []
+        indices: list[Tensor] = []
+        for level, pool in zip(self.levels, self.pools):  # noqa: B905 (scripted)
+            features = level(images)
+            images, index = pool(features)
+            maps.append(features)
+            indices.append(index)
+        return maps, indices, images
+
+
+class UnpoolingDecoder(nn.Module):
+    """The way up from a :class:`PoolingEncoder`: unpooling by its indices, then a level's layers, in turn.
+
+    Args:
+        spatial_dims: 2 or 3.
+        strides: Those of the encoder's pooling, the finest first.
+        levels: What follows each unpooling, the finest first; keeps the grid.
+    """
+
+    def __init__(
+        self, spatial_dims: int, strides: Sequence[Sequence[int]], levels: Sequence[nn.Module]
+    ) -> None:
+        super().__init__()
+        self.unpooled_volumes = tuple(math.prod(stride) for stride in reversed(strides))
+        self.unpools = nn.ModuleList(MaxUnpool(spatial_dims, stride) for stride in reversed(strides))
+        self.levels = nn.ModuleList(reversed(levels))
+
+    def allow_for_zeros(self) -> None:
+        """Raise what He's initialisation drew for the layers behind unpoolings by sqrt(unpooled volume).
+
+        Of the products in one of their output voxels all but one in that volume are with zeros, which do not
+        add to the fan-in; otherwise activations fade on the way up.
+        """
+        for volume, level in zip(self.unpooled_volumes, self.levels, strict=True):
+            layers = (layer for layer in level.modules() if isinstance(layer, _CONVOLUTIONS))
+            first = next(layers, None)
+            if first is not None:
+                with torch.no_grad():
+                    first.weight.mul_(math.sqrt(volume))
+
+    def forward(self, maps: list[Tensor], indices: list[Tensor], coarsest: Tensor) -> Tensor:
+        """Bring ``coarsest`` back to the finest grid.
+
+        Args:
+            maps: Those of the encoder, the finest first; only their sizes are read.
+            indices: Those of the encoder, the finest first.
+            coarsest: On the last pooled map's grid and with its channels.
+        """
+        features = coarsest
+        for index, (unpool, level) in enumerate(zip(self.unpools, self.levels)):  # noqa: B905 (scripted)
+            features = level(unpool(features, indices[-1 - index], maps[-1 - index]))
+        return features
