@@ -38,7 +38,13 @@ from medseg.networks.blocks.unpooling import (
     UnpoolingDecoder,
     max_pool_with_indices,
 )
-from medseg.networks.blocks.upsampling import CropConcat, LinearUpsample, TransposedUpsample
+from medseg.networks.blocks.upsampling import (
+    CropConcat,
+    LinearUpsample,
+    TransposedUpsample,
+    crop_like,
+    linear_resize,
+)
 
 __all__ = [
     "ACTIVATIONS",
@@ -59,10 +65,12 @@ __all__ = [
     "check_images",
     "choice",
     "convolution",
+    "crop_like",
     "dilate_instead",
     "he_initialise",
     "is_symbolic",
     "level_geometry",
+    "linear_resize",
     "max_pool",
     "max_pool_with_indices",
     "norm_layer",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medseg.networks.blocks.layers import activation_layer, convolution, transposed_convolution
 from medseg.networks.blocks.options import choice, per_axis
 
-__all__ = ["CropConcat", "LinearUpsample", "TransposedUpsample"]
+__all__ = ["CropConcat", "LinearUpsample", "TransposedUpsample", "crop_like", "linear_resize"]
 
 _LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
@@ -59,6 +59,22 @@ class LinearUpsample(nn.Sequential):
         )
         if activation is not None:
             self.add_module("act", activation_layer(activation))
+
+
+def linear_resize(spatial_dims: int, stride: int | Sequence[int]) -> nn.Module:
+    """Linear interpolation (bilinear, trilinear) to ``stride`` times as many voxels; no weights."""
+    step = per_axis(stride, spatial_dims, "stride")
+    if all(size == 1 for size in step):
+        return nn.Identity()
+    scale = tuple(float(size) for size in step)
+    return nn.Upsample(scale_factor=scale, mode=_LINEAR_MODE[spatial_dims], align_corners=False)
+
+
+def crop_like(features: Tensor, like: Tensor, spatial_dims: int) -> Tensor:
+    """Cut off at the ends what ``features`` (B, C1, X, …) is longer than ``like`` (B, C2, X, …)."""
+    for axis in range(2, 2 + spatial_dims):
+        features = torch.narrow(features, axis, 0, like.shape[axis])
+    return features
 
 
 class CropConcat(nn.Module):
