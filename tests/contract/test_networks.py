@@ -19,6 +19,7 @@ from medseg.errors import ConfigError
 from medseg.networks import build_network, network_names
 
 SMALL: dict[str, dict[str, Any]] = {
+    "segnet": {"features": (4, 6, 8)},
     "unet": {"features": (4, 6, 8)},
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""

@@ -274,8 +274,8 @@ class ConvStack(nn.Sequential):
         )
 
 
-def he_initialise(module: nn.Module) -> None:
-    """Draw every convolution's weights as He 2015 does: normal with deviation sqrt(2 / N), biases zero.
+def he_initialise(module: nn.Module, *, gain: float = 2.0) -> None:
+    """Draw every convolution's weights as He 2015 does: normal with deviation sqrt(gain / N), biases zero.
 
     N is the fan-in, the number of products in one output voxel. Of a transposed convolution only one
     kernel entry in every stride reaches an output voxel, so that with kernel = stride N is its input
@@ -283,6 +283,7 @@ def he_initialise(module: nn.Module) -> None:
 
     Args:
         module: Changed in place, with all that is in it.
+        gain: 2 where rectifiers halve what comes in; 1 where no activation does.
 
     References:
         He et al., Delving deep into rectifiers, ICCV 2015.
@@ -293,6 +294,6 @@ def he_initialise(module: nn.Module) -> None:
         fan_in = layer.in_channels // layer.groups * math.prod(layer.kernel_size)
         if layer.transposed:
             fan_in = max(1, fan_in // math.prod(layer.stride))
-        nn.init.normal_(layer.weight, std=math.sqrt(2.0 / fan_in))
+        nn.init.normal_(layer.weight, std=math.sqrt(gain / fan_in))
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)

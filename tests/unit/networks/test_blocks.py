@@ -129,6 +129,13 @@ def test_he_initialisation_has_the_deviation_of_the_fan_in(layer: nn.Module, fan
     assert layer.bias.abs().max() == 0.0
 
 
+def test_he_initialisation_without_an_activation_behind_needs_half_the_variance() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv3d(16, 64, 3)
+    blocks.he_initialise(layer, gain=1.0)
+    assert layer.weight.std().item() == pytest.approx(math.sqrt(1.0 / (16 * 27)), rel=0.05)
+
+
 def test_he_initialisation_keeps_the_second_moment_through_an_up_convolution() -> None:
     torch.manual_seed(0)
     step = blocks.TransposedUpsample(3, 256, 256, 2, "relu")

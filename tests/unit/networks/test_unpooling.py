@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.blocks import MaxUnpool, max_pool_with_indices
+from medseg.networks.blocks import (
+    ConvBlock,
+    MaxUnpool,
+    UnpoolingDecoder,
+    convolution,
+    he_initialise,
+    max_pool_with_indices,
+)
 
 
 def plane(rows: list[list[float]]) -> Tensor:
@@ -174,3 +181,27 @@ def test_a_stride_of_one_keeps_its_axis() -> None:
     maxima, indices = max_pool_with_indices(3, (2, 2, 1))(images)
     assert maxima.shape == (1, 1, 2, 3, 5)
     assert MaxUnpool(3, (2, 2, 1))(maxima, indices, images).count_nonzero() == 30
+
+
+@pytest.mark.parametrize(("dims", "stride"), [(2, (2, 2)), (3, (2, 2, 2)), (3, (3, 2, 1))])
+def test_weights_behind_unpooling_make_up_for_its_zeros(dims: int, stride: tuple[int, ...]) -> None:
+    """He's initialisation keeps the second moment of rectified maps, with zeros between them or without."""
+    torch.manual_seed(0)
+    decoder = UnpoolingDecoder(dims, [stride], [ConvBlock(dims, 32, 64, norm=None)])
+    he_initialise(decoder)
+    decoder.allow_for_zeros()
+    before = torch.randn(1, 32, *(24,) * dims).relu()
+    maxima, indices = max_pool_with_indices(dims, stride)(before)
+    values = torch.randn_like(maxima).relu()
+    risen = decoder([before], [indices], values)
+    assert risen.square().mean().item() == pytest.approx(values.square().mean().item(), rel=0.15)
+
+
+def test_a_decoder_runs_from_the_coarsest_level_to_the_finest() -> None:
+    image = torch.randn(1, 1, 9, 7, generator=torch.Generator().manual_seed(0))
+    once, first = max_pool_with_indices(2)(image)
+    twice, second = max_pool_with_indices(2, (3, 1))(once)
+    fine, coarse = convolution(2, 1, 1, 3), convolution(2, 1, 1, 1)
+    decoder = UnpoolingDecoder(2, [(2, 2), (3, 1)], [fine, coarse])
+    expected = fine(MaxUnpool(2)(coarse(MaxUnpool(2, (3, 1))(twice, second, once)), first, image))
+    assert torch.equal(decoder([image, once], [first, second], twice), expected)
