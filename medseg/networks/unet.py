@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
+    UNITS,
     ConvEncoder,
-    ConvStack,
     CropConcat,
+    GatedConcat,
     LinearUpsample,
     SegmentationNetwork,
     TransposedUpsample,
@@ -23,10 +24,39 @@ from medseg.networks.blocks import (
     is_symbolic,
     level_geometry,
     positive,
+    shrink_branches,
 )
 
-__all__ = ["UNet", "UNetDecoder"]
+__all__ = ["CONFIGURATIONS", "UNet", "UNetDecoder"]
 
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "unet_2015": {
+        "spatial_dims": 2,
+        "in_channels": 1,
+        "out_channels": 2,
+        "features": (64, 128, 256, 512, 1024),
+        "norm": None,
+        "dropout": 0.5,
+        "padding": "valid",
+    },
+    "unet3d_2016": {
+        "spatial_dims": 3,
+        "in_channels": 3,
+        "out_channels": 3,
+        "features": (64, 128, 256, 512),
+        "norm": "batch",
+        "padding": "valid",
+        "widening": "before_pooling",
+    },
+}
+"""The papers' own networks, as keyword arguments of :class:`UNet`."""
+
+# On the way down and on the way up.
+_UNITS = {
+    "plain": ("plain", "plain"),
+    "residual": ("residual", "residual"),
+    "residual_encoder": ("residual", "plain"),
+}
 _UPSAMPLE = {"transposed": TransposedUpsample, "linear": LinearUpsample}
 
 
@@ -43,6 +73,11 @@ class UNet(SegmentationNetwork):
     with deep supervision, gives it with those of the levels below. The weights that both share have the
     same names and, by seed, the same values with ``deep_supervision`` on and off.
 
+    :data:`CONFIGURATIONS` has the papers' own networks. ``unet_2015`` has 31,030,658 parameters.
+    ``unet3d_2016`` has 19,073,187, the paper says 19,069,955: it counts a bias for each convolution but
+    none for the up-convolutions, and not the batch norms' scales and shifts; here the up-convolutions have
+    biases (+896) and the convolutions norms instead of theirs (-2,336 + 4,672).
+
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
@@ -51,15 +86,22 @@ class UNet(SegmentationNetwork):
         norm: ``"batch"``, ``"instance"``, ``"group"`` or ``None``.
         activation: ``"relu"``, ``"leaky_relu"``, ``"prelu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
         dropout: Probability of dropout at the end of the contracting path (its two coarsest levels).
-        padding: ``"same"`` or ``"valid"``.
+        padding: ``"same"`` or ``"valid"``; the latter only with plain units and max pooling.
         upsample: ``"transposed"`` or ``"linear"`` (interpolation and a 1x1x1 convolution).
         kernel_sizes: One a level, each one number or one an axis, such as ``(3, 3, 1)`` where the third
             axis is coarse; 3 if not given.
         strides: One for each step down, that is one fewer than the levels; 2 if not given.
         deep_supervision: Whether to have heads on the coarser levels of the expanding path.
+        units: What a level's two convolutions make up: ``"plain"``, one behind the other;
+            ``"residual"``, with a sum around them; ``"residual_encoder"``, that on the way down alone.
+        downsample: ``"max"`` pools, ``"conv"`` strides in the first convolution of each level.
+        attention: Whether a gate weighs each skip, steered by what it is joined to.
+        widening: Where channels double: in the first convolution ``"after_pooling"``, or in the last one
+            ``"before_pooling"``, from half of the level's ``features``; the up-convolutions then keep
+            the channels instead of halving them.
 
     Raises:
-        ValueError: An option is invalid.
+        ValueError: An option is invalid, or two do not go together.
 
     Example:
         >>> network = UNet(2, in_channels=1, out_channels=3, features=(8, 16))
@@ -67,8 +109,10 @@ class UNet(SegmentationNetwork):
         torch.Size([1, 3, 9, 12])
 
     References:
-        Ronneberger, Fischer, Brox, U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016, which
-        besides doubles the channels before each pooling, here given by ``features`` a level.
+        Ronneberger, Fischer, Brox, U-Net, MICCAI 2015; Çiçek et al., 3D U-Net, MICCAI 2016
+        (``widening``); Oktay et al., Attention U-Net, MIDL 2018 (``attention``); He et al., Deep residual
+        learning, CVPR 2016 (``units``); Isensee et al., nnU-Net, Nature Methods 2021, whose plain network
+        has ``norm="instance"``, ``activation="leaky_relu"``, ``downsample="conv"``.
     """
 
     def __init__(
@@ -85,6 +129,10 @@ class UNet(SegmentationNetwork):
         kernel_sizes: Sequence[int | Sequence[int]] | None = None,
         strides: Sequence[int | Sequence[int]] | None = None,
         deep_supervision: bool = False,
+        units: str = "plain",
+        downsample: str = "max",
+        attention: bool = False,
+        widening: str = "after_pooling",
     ) -> None:
         widths = tuple(positive(width, "features") for width in features)
         kernels, steps = level_geometry(len(widths), spatial_dims, kernel_sizes, strides)
@@ -93,13 +141,33 @@ class UNet(SegmentationNetwork):
         self.kernel_sizes = kernels
         self.padding = choice(padding, ("same", "valid"), "padding")
         self.deep_supervision = deep_supervision
+        down_units, up_units = _UNITS[choice(units, tuple(_UNITS), "units")]
+        early = choice(widening, ("after_pooling", "before_pooling"), "widening") == "before_pooling"
 
         blocks: dict[str, Any] = {"norm": norm, "activation": activation, "padding": self.padding}
         geometry = (self.features, self.kernel_sizes, self.strides)
-        self.encoder = ConvEncoder(spatial_dims, self.in_channels, *geometry, dropout=dropout, **blocks)
-        self.decoder = UNetDecoder(spatial_dims, *geometry, upsample=upsample, **blocks)
+        self.encoder = ConvEncoder(
+            spatial_dims,
+            self.in_channels,
+            *geometry,
+            widths=[(max(1, width // 2) if early else width, width) for width in widths],
+            dropout=dropout,
+            downsample=downsample,
+            units=down_units,
+            **blocks,
+        )
+        self.decoder = UNetDecoder(
+            spatial_dims,
+            *geometry,
+            upsample=upsample,
+            keeps_channels=early,
+            attention=attention,
+            units=up_units,
+            **blocks,
+        )
         self.head = convolution(spatial_dims, self.features[0], self.out_channels, 1)
         he_initialise(self)
+        shrink_branches(self)
         # Last, so that by seed the rest is the same with and without them.
         coarser = self.features[1:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(
@@ -232,6 +300,9 @@ class UNetDecoder(nn.Module):
         kernel_sizes: One a level, spelt out by axis.
         strides: One for each step down, spelt out by axis.
         upsample: As in :class:`UNet`.
+        keeps_channels: Whether the up-convolutions keep the channels instead of taking the next level's.
+        attention: As in :class:`UNet`.
+        units: ``"plain"`` or ``"residual"``.
         **blocks: ``norm``, ``activation`` and ``padding`` of every block.
     """
 
@@ -243,10 +314,14 @@ class UNetDecoder(nn.Module):
         strides: Sequence[Sequence[int]],
         *,
         upsample: str = "transposed",
+        keeps_channels: bool = False,
+        attention: bool = False,
+        units: str = "plain",
         **blocks: Any,
     ) -> None:
         super().__init__()
         make_upsample = _UPSAMPLE[choice(upsample, tuple(_UPSAMPLE), "upsample")]
+        make_unit = UNITS[choice(units, tuple(UNITS), "units")]
         self.up = nn.ModuleList()
         self.join = nn.ModuleList()
         self.levels = nn.ModuleList()
@@ -254,9 +329,16 @@ class UNetDecoder(nn.Module):
         after_up = blocks["activation"] if blocks["norm"] is None else None
         for level in reversed(range(len(features) - 1)):
             width, below = features[level], features[level + 1]
-            self.up.append(make_upsample(spatial_dims, below, width, strides[level], after_up))
-            self.join.append(CropConcat(spatial_dims, blocks["padding"]))
-            self.levels.append(ConvStack(spatial_dims, 2 * width, width, kernel_sizes[level], **blocks))
+            risen = below if keeps_channels else width
+            self.up.append(make_upsample(spatial_dims, below, risen, strides[level], after_up))
+            self.join.append(
+                GatedConcat(spatial_dims, (width, risen), blocks["padding"], blocks["norm"])
+                if attention
+                else CropConcat(spatial_dims, blocks["padding"])
+            )
+            self.levels.append(
+                make_unit(spatial_dims, width + risen, (width, width), kernel_sizes[level], **blocks)
+            )
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """Feature maps (B, features[level], …) on the way up, the finest last.

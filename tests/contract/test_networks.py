@@ -24,7 +24,14 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "unet-gated": (
+        "unet",
+        {"attention": True, "deep_supervision": True, "upsample": "linear", "widening": "before_pooling"},
+    ),
+    "unet-residual": ("unet", {"units": "residual", "attention": True}),
+    "unet-strided": ("unet", {"units": "residual_encoder", "downsample": "conv"}),
+}
 """Switches of networks that the whole suite runs with as well: a name for it, the network, its options."""
 
 IN_CHANNELS = 2
@@ -59,6 +66,13 @@ def loss_of(scores: Tensor) -> Tensor:
     return functional.cross_entropy(scores.float(), target)
 
 
+def training_loss(network: nn.Module, batch: Tensor) -> Tensor:
+    """Of all scores that training sees: networks with heads on coarser levels give theirs as well."""
+    scores_of = getattr(network, "forward_deep", None)
+    levels = [network(batch)] if scores_of is None else scores_of(batch)
+    return torch.stack([loss_of(scores) for scores in levels]).sum()
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
@@ -82,7 +96,7 @@ def test_every_parameter_has_a_gradient_before_and_after_a_step(name: str, dims:
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
     for _ in range(2):
         optimizer.zero_grad()
-        loss_of(network(images(dims))).backward()
+        training_loss(network, images(dims)).backward()
         without = [
             key
             for key, value in network.named_parameters()
@@ -106,7 +120,7 @@ def test_deterministic_algorithms_run_and_repeat(name: str, dims: int) -> None:
     gradients = []
     for _ in range(2):
         network = build(name, dims)
-        loss_of(network(images(dims))).backward()
+        training_loss(network, images(dims)).backward()
         gradients.append([parameter.grad for parameter in network.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
@@ -163,7 +177,7 @@ def test_bfloat16_and_channels_last_run(name: str, dims: int) -> None:
     torch.testing.assert_close(network(batch), expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         scores = network(batch)
-    loss_of(scores).backward()
+        training_loss(network, batch).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in network.parameters())
     assert (scores.float() - expected).abs().mean() < 0.1 * expected.abs().mean()
     half = copy.deepcopy(network).to(torch.bfloat16)(batch.bfloat16())

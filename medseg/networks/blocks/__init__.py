@@ -8,6 +8,7 @@ Nothing here branches on a tensor's value, so that whatever is built of these bl
 ``torch.export``, ``torch.fx`` and ``torch.jit``.
 """
 
+from medseg.networks.blocks.attention import AttentionGate, GatedConcat
 from medseg.networks.blocks.base import SegmentationNetwork
 from medseg.networks.blocks.layers import (
     ACTIVATIONS,
@@ -22,7 +23,7 @@ from medseg.networks.blocks.layers import (
     sliding_max_pool,
     transposed_convolution,
 )
-from medseg.networks.blocks.levels import ConvEncoder, dilate_instead, level_geometry
+from medseg.networks.blocks.levels import UNITS, ConvEncoder, dilate_instead, level_geometry
 from medseg.networks.blocks.options import (
     check_images,
     choice,
@@ -49,10 +50,13 @@ from medseg.networks.blocks.upsampling import (
 __all__ = [
     "ACTIVATIONS",
     "NORMS",
+    "UNITS",
+    "AttentionGate",
     "ConvBlock",
     "ConvEncoder",
     "ConvStack",
     "CropConcat",
+    "GatedConcat",
     "LinearUpsample",
     "MaxUnpool",
     "PoolingEncoder",

@@ -8,11 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from medseg.networks.blocks.layers import ConvStack, max_pool
-from medseg.networks.blocks.options import per_axis, positive, probability
+from medseg.networks.blocks.options import choice, per_axis, positive, probability
+from medseg.networks.blocks.residual import ResidualUnit
 
-__all__ = ["ConvEncoder", "dilate_instead", "level_geometry"]
+__all__ = ["UNITS", "ConvEncoder", "dilate_instead", "level_geometry"]
 
 Axes = tuple[int, ...]
+
+UNITS: dict[str, type[nn.Module]] = {"plain": ConvStack, "residual": ResidualUnit}
+"""What the convolutions of a level make up, by name; all take what :class:`ConvStack` takes."""
 
 
 def level_geometry(
@@ -80,18 +84,25 @@ def dilate_instead(strides: Sequence[Axes], count: int) -> tuple[tuple[Axes, ...
 
 
 class ConvEncoder(nn.Module):
-    """Levels of convolutions with max pooling before each but the first: VGG's body, U-Net's way down.
+    """Levels of convolutions with a step down before each but the first: VGG's body, U-Net's way down.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: Channels of the image.
         features: Channels of each level.
         kernel_sizes: One a level, spelt out by axis.
-        strides: One for each step down, spelt out by axis; where all are 1 nothing is pooled.
+        strides: One for each step down, spelt out by axis; where all are 1 the grid is kept.
         counts: Convolutions of each level, one number or one a level.
+        widths: Channels of each level's convolutions one by one, instead of ``counts``; each level's last
+            one is its ``features``.
         dilations: One a level, spelt out by axis; 1 if not given.
         dropout: Probability of dropout behind each of the two coarsest levels.
+        downsample: ``"max"`` pools; ``"conv"`` strides in the level's first convolution.
+        units: ``"plain"`` or ``"residual"``: whether a sum goes around the level's convolutions.
         **blocks: ``norm``, ``activation`` and ``padding`` of every block.
+
+    Raises:
+        ValueError: An option is invalid.
     """
 
     def __init__(
@@ -103,30 +114,45 @@ class ConvEncoder(nn.Module):
         strides: Sequence[Axes],
         *,
         counts: int | Sequence[int] = 2,
+        widths: Sequence[Sequence[int]] | None = None,
         dilations: Sequence[Axes] | None = None,
         dropout: float = 0.0,
+        downsample: str = "max",
+        units: str = "plain",
         **blocks: Any,
     ) -> None:
         super().__init__()
         probability(dropout, "dropout")
+        pools = choice(downsample, ("conv", "max"), "downsample") == "max"
+        make_unit = UNITS[choice(units, tuple(UNITS), "units")]
+        if blocks.get("padding") == "valid" and not (pools and units == "plain"):
+            raise ValueError(
+                f"padding='valid' does not go with downsample='{downsample}' and units='{units}'; "
+                "choose padding='same', or downsample='max' and units='plain'"
+            )
         self.features = tuple(features)
         depth = len(self.features)
-        convolutions = (counts,) * depth if isinstance(counts, int) else tuple(counts)
-        if len(convolutions) != depth:
-            raise ValueError(f"counts has {len(convolutions)} entries for {depth} levels; give one for each")
+        if widths is None:
+            widths = _repeated(self.features, counts)
+        flat: Axes = (1,) * spatial_dims
+        before = in_channels
         self.levels = nn.ModuleList()
-        for level, (width, kernel) in enumerate(zip(self.features, kernel_sizes, strict=True)):
+        for level, (outs, kernel) in enumerate(zip(widths, kernel_sizes, strict=True)):
+            step = strides[level - 1] if level > 0 else flat
+            options = dict(blocks)
             stage = nn.Sequential()
-            if level > 0 and any(step > 1 for step in strides[level - 1]):
-                stage.add_module("pool", max_pool(spatial_dims, strides[level - 1]))
-            before = self.features[level - 1] if level > 0 else in_channels
-            options = {"count": positive(convolutions[level], "counts"), **blocks}
+            steps_down = any(stride > 1 for stride in step)
+            if steps_down and pools:
+                stage.add_module("pool", max_pool(spatial_dims, step))
+            elif steps_down:
+                options["stride"] = _seen_whole(step, kernel)
             if dilations is not None:
                 options["dilation"] = dilations[level]
-            stage.add_module("convs", ConvStack(spatial_dims, before, width, kernel, **options))
+            stage.add_module("convs", make_unit(spatial_dims, before, outs, kernel, **options))
             if dropout > 0.0 and level >= depth - 2:
                 stage.add_module("dropout", nn.Dropout(dropout))
             self.levels.append(stage)
+            before = self.features[level]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps (B, features[level], …) of every level, the finest first."""
@@ -135,3 +161,24 @@ class ConvEncoder(nn.Module):
             images = level(images)
             maps.append(images)
         return maps
+
+
+def _repeated(features: Sequence[int], counts: int | Sequence[int]) -> list[tuple[int, ...]]:
+    """The features of each level, as often as it has convolutions."""
+    convolutions = (counts,) * len(features) if isinstance(counts, int) else tuple(counts)
+    if len(convolutions) != len(features):
+        raise ValueError(
+            f"counts has {len(convolutions)} entries for {len(features)} levels; give one for each"
+        )
+    pairs = zip(features, convolutions, strict=True)
+    return [(width,) * positive(count, "counts") for width, count in pairs]
+
+
+def _seen_whole(step: Axes, kernel: Axes) -> Axes:
+    """Return ``step`` if a convolution of ``kernel`` leaves no voxel out at this stride."""
+    if any(size < stride for size, stride in zip(kernel, step, strict=True)):
+        raise ValueError(
+            f"a convolution of kernel {kernel} at stride {step} leaves voxels out; "
+            "give kernels as large as the strides, or downsample='max'"
+        )
+    return step

@@ -94,12 +94,17 @@ class CropConcat(nn.Module):
         self.spatial_dims = spatial_dims
         self.crops_skip = choice(padding, ("same", "valid"), "padding") == "valid"
 
-    def forward(self, skip: Tensor, upsampled: Tensor) -> Tensor:
-        """Join (B, C1, X1, …) and (B, C2, X2, …) to (B, C1 + C2, X, …), X being the smaller size."""
+    def crop(self, skip: Tensor, upsampled: Tensor) -> tuple[Tensor, Tensor]:
+        """Bring (B, C1, X1, …) and (B, C2, X2, …) to one size, the smaller one along each axis."""
         for axis in range(2, 2 + self.spatial_dims):
             if self.crops_skip:
                 size = upsampled.shape[axis]
                 skip = torch.narrow(skip, axis, (skip.shape[axis] - size) // 2, size)
             else:
                 upsampled = torch.narrow(upsampled, axis, 0, skip.shape[axis])
+        return skip, upsampled
+
+    def forward(self, skip: Tensor, upsampled: Tensor) -> Tensor:
+        """Join (B, C1, X1, …) and (B, C2, X2, …) to (B, C1 + C2, X, …), X being the smaller size."""
+        skip, upsampled = self.crop(skip, upsampled)
         return torch.cat([skip, upsampled], dim=1)
