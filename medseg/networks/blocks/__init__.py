@@ -24,6 +24,15 @@ from medseg.networks.blocks.layers import (
     transposed_convolution,
 )
 from medseg.networks.blocks.levels import UNITS, ConvEncoder, dilate_instead, level_geometry
+from medseg.networks.blocks.operators import (
+    UPSAMPLING,
+    BedOfNails,
+    CubicInterpolation,
+    linear_interpolation,
+    nearest_neighbour,
+    transposed_operator,
+    upsampling_layer,
+)
 from medseg.networks.blocks.options import (
     check_images,
     choice,
@@ -51,11 +60,14 @@ __all__ = [
     "ACTIVATIONS",
     "NORMS",
     "UNITS",
+    "UPSAMPLING",
     "AttentionGate",
+    "BedOfNails",
     "ConvBlock",
     "ConvEncoder",
     "ConvStack",
     "CropConcat",
+    "CubicInterpolation",
     "GatedConcat",
     "LinearUpsample",
     "MaxUnpool",
@@ -74,9 +86,11 @@ __all__ = [
     "he_initialise",
     "is_symbolic",
     "level_geometry",
+    "linear_interpolation",
     "linear_resize",
     "max_pool",
     "max_pool_with_indices",
+    "nearest_neighbour",
     "norm_layer",
     "per_axis",
     "positive",
@@ -84,4 +98,6 @@ __all__ = [
     "shrink_branches",
     "sliding_max_pool",
     "transposed_convolution",
+    "transposed_operator",
+    "upsampling_layer",
 ]
