@@ -23,6 +23,7 @@ from medseg.networks.blocks import (
     he_initialise,
     is_symbolic,
     level_geometry,
+    open_gates,
     positive,
     shrink_branches,
 )
@@ -168,6 +169,7 @@ class UNet(SegmentationNetwork):
         self.head = convolution(spatial_dims, self.features[0], self.out_channels, 1)
         he_initialise(self)
         shrink_branches(self)
+        open_gates(self)
         # Last, so that by seed the rest is the same with and without them.
         coarser = self.features[1:-1] if deep_supervision else ()
         self.deep_heads = nn.ModuleList(

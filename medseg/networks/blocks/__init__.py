@@ -8,7 +8,7 @@ Nothing here branches on a tensor's value, so that whatever is built of these bl
 ``torch.export``, ``torch.fx`` and ``torch.jit``.
 """
 
-from medseg.networks.blocks.attention import AttentionGate, GatedConcat
+from medseg.networks.blocks.attention import AttentionGate, GatedConcat, open_gates
 from medseg.networks.blocks.base import SegmentationNetwork
 from medseg.networks.blocks.layers import (
     ACTIVATIONS,
@@ -92,6 +92,7 @@ __all__ = [
     "max_pool_with_indices",
     "nearest_neighbour",
     "norm_layer",
+    "open_gates",
     "per_axis",
     "positive",
     "probability",

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from medseg.networks.blocks.layers import convolution, norm_layer
 from medseg.networks.blocks.upsampling import CropConcat
 
-__all__ = ["AttentionGate", "GatedConcat"]
+__all__ = ["AttentionGate", "GatedConcat", "open_gates"]
+
+_OPEN = 2.0
 
 
 class AttentionGate(nn.Module):
@@ -68,6 +70,22 @@ class AttentionGate(nn.Module):
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
         """The skip (B, C, X, …), weighed by the signal (B, G, X, …)."""
         return skip * self.coefficients(skip, gate)
+
+
+def open_gates(module: nn.Module) -> None:
+    """Let the gates of a network without norms pass most of their skips at first, sigmoid(2) = 0.88.
+
+    With half of each skip, and no norm to make up for it, what is joined would fade level by level. To be
+    called after ``he_initialise``, which makes biases zero.
+
+    Args:
+        module: Changed in place: each :class:`AttentionGate` in it whose psi has a bias.
+    """
+    for gate in module.modules():
+        if isinstance(gate, AttentionGate):
+            for name, parameter in gate.psi.named_parameters():
+                if name == "conv.bias":
+                    nn.init.constant_(parameter, _OPEN)
 
 
 class GatedConcat(CropConcat):

@@ -1,4 +1,4 @@
-"""The U-Net: its papers' numbers, an independent forward pass, its sizes and its options."""
+"""The U-Net: an independent forward pass, its sizes and its plain options."""
 
 from __future__ import annotations
 
@@ -6,38 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.networks.nets import BasicUNet
 from torch import Tensor
 from torch.nn import functional
 
 from medseg.networks.unet import UNet
 
 RONNEBERGER = (64, 128, 256, 512, 1024)
-
-
-def parameter_count(network: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def test_ronneberger_2015_has_31_030_658_parameters() -> None:
-    with torch.device("meta"):
-        network = UNet(2, 1, 2, features=RONNEBERGER, norm=None, padding="same")
-    assert parameter_count(network) == 31_030_658
-
-
-def test_ronneberger_2015_maps_572_to_388() -> None:
-    with torch.device("meta"):
-        network = UNet(2, 1, 2, features=RONNEBERGER, norm=None, padding="valid")
-        scores = network(torch.empty(1, 1, 572, 572))
-    assert scores.shape == (1, 2, 388, 388)
-    assert network.output_size((572, 572)) == (388, 388)
-
-
-def test_cicek_2016_maps_132_132_116_to_44_44_28() -> None:
-    with torch.device("meta"):
-        network = UNet(3, 3, 3, features=(64, 128, 256, 512), padding="valid")
-        scores = network(torch.empty(1, 3, 132, 132, 116))
-    assert scores.shape == (1, 3, 44, 44, 28)
 
 
 def written_out(weights: dict[str, Tensor], images: Tensor, depth: int, padding: str) -> Tensor:
@@ -79,41 +53,6 @@ def test_forward_is_the_network_written_out(padding: str, size: tuple[int, ...])
     images = torch.randn(1, 2, *size)
     expected = written_out(network.state_dict(), images, 3, padding)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
-
-
-def layers_as_they_run(network: torch.nn.Module, images: Tensor) -> list[torch.nn.Module]:
-    layers: list[torch.nn.Module] = []
-    kinds = (torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.BatchNorm3d, torch.nn.InstanceNorm3d)
-    hooks = [
-        module.register_forward_pre_hook(lambda layer, _args: layers.append(layer))
-        for module in network.modules()
-        if isinstance(module, kinds)
-    ]
-    network(images)
-    for hook in hooks:
-        hook.remove()
-    return layers
-
-
-@pytest.mark.parametrize("norm", ["batch", "instance"])
-@pytest.mark.parametrize("training", [True, False])
-def test_monai_s_basic_unet_with_the_same_weights_gives_the_same(norm: str, training: bool) -> None:
-    torch.manual_seed(0)
-    # MONAI does not halve the channels at its last step up: with two equal widths there is no difference.
-    ours = UNet(3, 2, 3, features=(4, 4, 8, 16, 32), norm=norm)
-    theirs = BasicUNet(
-        3, 2, 3, features=(4, 4, 8, 16, 32, 4), act="relu", norm=(norm, {"affine": True}), upsample="deconv"
-    )
-    images = torch.randn(2, 2, 32, 32, 32)
-    pairs = zip(layers_as_they_run(ours, images), layers_as_they_run(theirs, images), strict=True)
-    for here, there in pairs:
-        assert type(here) is type(there)
-        if isinstance(here, torch.nn.Conv3d) and here.bias is None:
-            torch.nn.init.zeros_(there.bias)
-        there.load_state_dict(here.state_dict(), strict=False)
-    ours.train(training)
-    theirs.train(training)
-    torch.testing.assert_close(ours(images), theirs(images), rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=15, deadline=None)
@@ -234,47 +173,6 @@ def test_dropout_stands_at_the_end_of_the_contracting_path_and_only_in_training(
     assert torch.equal(network(images), network(images))
 
 
-def test_deep_supervision_adds_heads_and_changes_nothing_else() -> None:
-    networks = []
-    for deep in (True, False):
-        torch.manual_seed(3)
-        networks.append(UNet(3, features=(4, 6, 8, 10), deep_supervision=deep).eval())
-    deep, plain = networks
-    extra = {name for name in deep.state_dict() if name not in plain.state_dict()}
-    assert extra == {f"deep_heads.{level}.{kind}" for level in (0, 1) for kind in ("weight", "bias")}
-    shared = {name: value for name, value in deep.state_dict().items() if name not in extra}
-    plain.load_state_dict(shared)
-    images = torch.randn(1, 1, 9, 8, 8)
-    assert torch.equal(deep(images), plain(images))
-    maps = deep.forward_deep(images)
-    assert [tuple(scores.shape) for scores in maps] == [(1, 2, 9, 8, 8), (1, 2, 5, 4, 4), (1, 2, 3, 2, 2)]
-    assert torch.equal(maps[0], deep(images))
-    assert len(plain.forward_deep(images)) == 1
-
-
-def test_deep_supervision_by_seed_starts_as_without() -> None:
-    states = []
-    for deep in (True, False):
-        torch.manual_seed(3)
-        states.append(UNet(2, features=(4, 6, 8), deep_supervision=deep).state_dict())
-    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
-
-
-def test_deep_heads_receive_gradients() -> None:
-    torch.manual_seed(0)
-    network = UNet(2, features=(4, 6, 8), deep_supervision=True)
-    torch.stack(
-        [scores.square().mean() for scores in network.forward_deep(torch.randn(2, 1, 16, 16))]
-    ).sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
-
-
-def test_forward_deep_checks_the_input_too() -> None:
-    network = UNet(2, features=(4, 6), deep_supervision=True)
-    with pytest.raises(ValueError, match="channels"):
-        network.forward_deep(torch.zeros(1, 3, 8, 8))
-
-
 @pytest.mark.parametrize("strides", [(1, 1, 1), (2, 2, 2)])
 def test_activations_keep_their_deviation_without_norm(strides: tuple[int, ...]) -> None:
     """Without pooling at every layer; with it, which takes the larger values, from first to last."""
@@ -317,6 +215,18 @@ def test_activations_keep_their_deviation_without_norm(strides: tuple[int, ...])
         ({"kernel_sizes": (3, 3, (3, 3))}, r"kernel_sizes has 2 numbers \(3, 3\) for 3 axes"),
         ({"strides": (2, 2, 2)}, "strides has 3 entries for 3 levels; give 2"),
         ({"strides": (2, 0)}, "strides=0"),
+        ({"units": "resdual"}, "units='resdual' is unknown; did you mean 'residual'"),
+        ({"downsample": "avg"}, "downsample='avg' is unknown; choose one of conv, max"),
+        ({"widening": "before"}, "widening='before' is unknown"),
+        (
+            {"downsample": "conv", "padding": "valid"},
+            "does not go with downsample='conv' and units='plain'; choose padding='same'",
+        ),
+        ({"units": "residual", "padding": "valid"}, "does not go with downsample='max' and units='residual'"),
+        (
+            {"downsample": "conv", "kernel_sizes": (3, 3, 1)},
+            r"kernel \(1, 1, 1\) at stride \(2, 2, 2\) leaves voxels out; give kernels as large",
+        ),
     ],
 )
 def test_invalid_options_say_what_is_valid(options: dict[str, object], words: str) -> None:
