@@ -137,6 +137,7 @@ class Registry:
 NETWORKS = Registry(
     "network",
     {
+        "deconvnet": Entry("medseg.networks.deconvnet:DeconvNet", "DeconvNet (Noh 2015)"),
         "segnet": Entry("medseg.networks.segnet:SegNet", "SegNet and SegNet-Basic (Badrinarayanan 2017)"),
         "unet": Entry("medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"),
     },

@@ -19,12 +19,14 @@ from medseg.errors import ConfigError
 from medseg.networks import build_network, network_names
 
 SMALL: dict[str, dict[str, Any]] = {
+    "deconvnet": {"features": (4, 6, 8)},
     "segnet": {"features": (4, 6, 8)},
     "unet": {"features": (4, 6, 8)},
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "segnet-basic": ("segnet", {"decoder": "basic", "counts": 1}),
     "unet-gated": (
         "unet",
         {"attention": True, "deep_supervision": True, "upsample": "linear", "widening": "before_pooling"},
