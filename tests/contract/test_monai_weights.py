@@ -92,16 +92,16 @@ def share_weights(ours: nn.Module, theirs: nn.Module, dims: int, without: nn.Mod
     return ours, theirs
 
 
-def basic_unet(dims: int) -> Pair:
+def basic_unet(dims: int, norm: str = "batch") -> Pair:
     features = (4, 4, 8, 16)
-    ours = build_network("unet", dims, IN_CHANNELS, CLASSES, features=(*features, 32))
+    ours = build_network("unet", dims, IN_CHANNELS, CLASSES, features=(*features, 32), norm=norm)
     theirs = nets.BasicUNet(
         dims,
         IN_CHANNELS,
         CLASSES,
         features=(*features, 32, 4),
         act="relu",
-        norm=("batch", {"affine": True}),
+        norm=(norm, {"affine": True}),
         upsample="deconv",
     )
     return share_weights(ours, theirs, dims)
@@ -172,3 +172,18 @@ def test_deep_supervision_heads_give_dyn_unet_s(dims: int, res_block: bool) -> N
     assert len(maps) == 3
     for here, there in zip(maps, [full, *theirs.heads], strict=True):
         torch.testing.assert_close(here, there, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_basic_unet_trains_the_same(dims: int, norm: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = (network.train() for network in basic_unet(dims, norm))
+    scores, gradients = [], []
+    for network in (ours, theirs):
+        batch = images(dims).requires_grad_()
+        scores.append(network(batch))
+        gradients.append(torch.autograd.grad(scores[-1].square().mean(), batch)[0])
+    assert gradients[1].abs().max() > 0
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-8, atol=1e-12)

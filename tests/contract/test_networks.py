@@ -20,6 +20,7 @@ from medseg.networks import build_network, network_names
 
 SMALL: dict[str, dict[str, Any]] = {
     "deconvnet": {"features": (4, 6, 8)},
+    "fcn": {"features": (4, 6, 8)},
     "segnet": {"features": (4, 6, 8)},
     "unet": {"features": (4, 6, 8)},
 }
@@ -31,6 +32,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "unet",
         {"attention": True, "deep_supervision": True, "upsample": "linear", "widening": "before_pooling"},
     ),
+    "fcn-32s-linear": ("fcn", {"skips": 0, "upsample": "linear", "last_upsample": "linear"}),
     "unet-residual": ("unet", {"units": "residual", "attention": True}),
     "unet-strided": ("unet", {"units": "residual_encoder", "downsample": "conv"}),
 }
