@@ -77,6 +77,12 @@ def training_loss(network: nn.Module, batch: Tensor) -> Tensor:
     return torch.stack([loss_of(scores) for scores in levels]).sum()
 
 
+def is_convolution(layer: nn.Module) -> bool:
+    """Whether it is one; of stride 1 a transposed one is as well."""
+    transposed = isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d)
+    return isinstance(layer, nn.Conv2d | nn.Conv3d) or (transposed and set(layer.stride) == {1})
+
+
 @pytest.fixture
 def deterministic() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
@@ -221,7 +227,7 @@ def test_activations_keep_their_deviation_without_norm(name: str, dims: int) -> 
         network = build(name, dims, seed, norm=None, **wide)
         seen: list[float] = []
         for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Conv3d):
+            if is_convolution(module):
                 module.register_forward_hook(
                     lambda _m, _args, output, to=seen: to.append(output.std().item())
                 )
