@@ -138,6 +138,7 @@ NETWORKS = Registry(
     "network",
     {
         "deconvnet": Entry("medseg.networks.deconvnet:DeconvNet", "DeconvNet (Noh 2015)"),
+        "fc_densenet": Entry("medseg.networks.fc_densenet:FCDenseNet", "FC-DenseNet (Jegou 2017)"),
         "fcn": Entry("medseg.networks.fcn:FCN", "FCN-32s, 16s, 8s (Long 2015)"),
         "segnet": Entry("medseg.networks.segnet:SegNet", "SegNet and SegNet-Basic (Badrinarayanan 2017)"),
         "unet": Entry("medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ def _made(config: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("name", NETWORKS.names())
 def test_networks(name: str) -> None:
     target = NETWORKS.entry(name).target.replace(":", ".")
-    network = _made(
-        {"_target_": target, "spatial_dims": 3, "in_channels": 1, "out_channels": 3, "features": [2, 4]}
-    )
+    named = inspect.signature(NETWORKS.resolve(name)).parameters
+    narrow = {"features": [2, 4]} if "features" in named else {"base_features": 2}
+    network = _made({"_target_": target, "spatial_dims": 3, "in_channels": 1, "out_channels": 3, **narrow})
     assert network(torch.zeros(2, 1, 8, 8, 8)).shape == (2, 3, 8, 8, 8)
 
 
