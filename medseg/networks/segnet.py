@@ -16,7 +16,7 @@ from medseg.networks.blocks import (
     choice,
     convolution,
     he_initialise,
-    level_geometry,
+    per_axis,
     positive,
 )
 
@@ -173,16 +173,18 @@ def _pooled_geometry(
     """Kernel sizes and strides of each level, spelt out by axis; every level is pooled."""
     if levels < 1:
         raise ValueError("features names no level; give one width or more")
-    for option, given in (("kernel_sizes", kernel_sizes), ("strides", strides)):
-        if given is not None and len(given) != levels:
+    kernels = [3] * levels if kernel_sizes is None else list(kernel_sizes)
+    steps = [2] * levels if strides is None else list(strides)
+    for option, given in (("kernel_sizes", kernels), ("strides", steps)):
+        if len(given) != levels:
             raise ValueError(
                 f"{option} has {len(given)} entries for {levels} levels, all of which are pooled; "
                 "give one for each"
             )
-    # One level more than there is: level_geometry has a step down between levels only.
-    kernels = [*kernel_sizes, 1] if kernel_sizes is not None else None
-    spelt_kernels, steps = level_geometry(levels + 1, spatial_dims, kernels, strides)
-    return spelt_kernels[:-1], steps
+    return (
+        tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels),
+        tuple(per_axis(step, spatial_dims, "strides") for step in steps),
+    )
 
 
 def _decoder_widths(

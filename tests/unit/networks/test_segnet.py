@@ -150,7 +150,7 @@ def test_batch_norm_refuses_what_pools_to_one_voxel_in_training() -> None:
         ({"features": ()}, "features names no level; give one width or more"),
         ({"strides": [2]}, r"strides has 1 entries for 2 levels, all of which are pooled; give one for each"),
         ({"kernel_sizes": [3, 3, 3]}, r"kernel_sizes has 3 entries for 2 levels"),
-        ({"kernel_sizes": [3, 2]}, "even sizes"),
+        ({"kernel_sizes": [3, 2]}, r"kernel size \(2, 2\) is even"),
         ({"counts": (1, 2, 3)}, "counts has 3 entries for 2 levels"),
         ({"counts": 0}, "counts=0 is not a positive whole number"),
         ({"decoder": "mirored"}, "decoder='mirored' is unknown; did you mean 'mirrored'"),
