@@ -41,6 +41,7 @@ from medseg.networks.blocks.options import (
     positive,
     probability,
 )
+from medseg.networks.blocks.pyramid import JoinedPyramid, SummedPyramid
 from medseg.networks.blocks.residual import ResidualEncoder, ResidualUnit, shrink_branches
 from medseg.networks.blocks.unpooling import (
     MaxUnpool,
@@ -69,12 +70,14 @@ __all__ = [
     "CropConcat",
     "CubicInterpolation",
     "GatedConcat",
+    "JoinedPyramid",
     "LinearUpsample",
     "MaxUnpool",
     "PoolingEncoder",
     "ResidualEncoder",
     "ResidualUnit",
     "SegmentationNetwork",
+    "SummedPyramid",
     "TransposedUpsample",
     "UnpoolingDecoder",
     "activation_layer",

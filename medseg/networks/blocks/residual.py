@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,9 @@ from medseg.networks.blocks.layers import (
     norm_layer,
     sliding_max_pool,
 )
-from medseg.networks.blocks.options import choice, per_axis, probability
+from medseg.networks.blocks.options import choice, per_axis, positive, probability
 
-__all__ = ["STEMS", "ResidualEncoder", "ResidualUnit", "shrink_branches"]
+__all__ = ["STEMS", "HasBranches", "ResidualEncoder", "ResidualUnit", "shrink_branches"]
 
 Axes = tuple[int, ...]
 
@@ -26,6 +26,15 @@ STEMS = ("plain", "resnet")
 """What stands before the residual units, by name."""
 
 _NARROWING = 4
+
+
+@runtime_checkable
+class HasBranches(Protocol):
+    """What adds branches to what it was given."""
+
+    def branch_ends(self) -> list[nn.Module]:
+        """The last convolution of each branch that no norm follows."""
+        ...
 
 
 class ResidualUnit(nn.Module):
@@ -109,6 +118,11 @@ class ResidualUnit(nn.Module):
         total: Tensor = self.act(self.body(features) + self.skip(features))
         return total
 
+    def branch_ends(self) -> list[nn.Module]:
+        """The branch's last convolution if no norm follows."""
+        end = self.body[-1]
+        return [] if hasattr(end, "norm") else [end.get_submodule("conv")]
+
 
 class _NormedConvolution(nn.Sequential):
     """A convolution and its norm; a bias where there is none."""
@@ -136,21 +150,21 @@ class _NormedConvolution(nn.Sequential):
 def shrink_branches(module: nn.Module) -> None:
     """Make the last convolution of each residual branch smaller, where no norm sets its scale.
 
-    When each of n units adds a branch as large as what it was given, the variance grows to 2^n times. Of
-    branches of 1 / n of the variance all together add as much as one. Besides, He's factor of two makes up
-    for a rectifier, and there is none between a branch and its sum. So the weights that ``he_initialise``
-    has drawn, after which this is called, are multiplied by sqrt(1 / (2 n)).
+    When each of n branches adds as much as it was given, the variance grows to 2^n times. Of branches with
+    1 / n of the variance all together add as much as one. Besides, He's factor of two makes up for a
+    rectifier, and there is none between a branch and its sum. So the weights that ``he_initialise`` has
+    drawn, after which this is called, are multiplied by sqrt(1 / (2 n)).
 
     Args:
-        module: Changed in place: each :class:`ResidualUnit` in it, taken as one chain.
+        module: Changed in place: the branches of each :class:`HasBranches` in it, taken as one chain.
     """
-    units = [unit for unit in module.modules() if isinstance(unit, ResidualUnit)]
-    for unit in units:
-        end = unit.body[-1]
-        if hasattr(end, "norm"):
-            continue
-        with torch.no_grad():
-            end.get_parameter("conv.weight").mul_(math.sqrt(0.5 / len(units)))
+    ends: list[nn.Module] = []
+    for part in module.modules():
+        if isinstance(part, HasBranches):
+            ends += part.branch_ends()
+    with torch.no_grad():
+        for end in ends:
+            end.get_parameter("weight").mul_(math.sqrt(0.5 / len(ends)))
 
 
 class ResidualEncoder(nn.Module):
@@ -169,6 +183,8 @@ class ResidualEncoder(nn.Module):
         counts: Units of each level, one number or one a level; the finest may have none.
         stem: ``"plain"`` or ``"resnet"``.
         dilations: One a level, spelt out by axis; 1 if not given.
+        multi_grid: Factors of the coarsest level's dilation, one for each of its units; 1 if not given
+            (Chen et al., Rethinking atrous convolution, 2017).
         dropout: Probability of dropout behind each of the two coarsest levels.
         **unit: Of every unit: ``bottleneck``, ``norm``, ``activation``, ``padding``.
 
@@ -192,6 +208,7 @@ class ResidualEncoder(nn.Module):
         counts: int | Sequence[int] = 2,
         stem: str = "plain",
         dilations: Sequence[Axes] | None = None,
+        multi_grid: Sequence[int] | None = None,
         dropout: float = 0.0,
         **unit: Any,
     ) -> None:
@@ -201,8 +218,11 @@ class ResidualEncoder(nn.Module):
         self.features = tuple(features)
         depth = len(self.features)
         units = _unit_counts(counts, depth)
-        spreads = ((1,) * spatial_dims,) * depth if dilations is None else tuple(dilations)
         flat: Axes = (1,) * spatial_dims
+        spreads = (flat,) * depth if dilations is None else tuple(dilations)
+        grids = [(1,) * count for count in units]
+        if multi_grid is not None:
+            grids[-1] = _one_a_unit(multi_grid, units[-1])
         before = self.features[0]
         self.levels = nn.ModuleList()
         for level, width in enumerate(self.features):
@@ -217,10 +237,9 @@ class ResidualEncoder(nn.Module):
             elif level == 1 and is_resnet:
                 stage.add_module("pool", sliding_max_pool(spatial_dims, 3, step))
                 step = flat
-            for index in range(units[level]):
-                made = ResidualUnit(
-                    spatial_dims, before, width, kernel, stride=step, dilation=spreads[level], **unit
-                )
+            for index, factor in enumerate(grids[level]):
+                spread = tuple(factor * gap for gap in spreads[level])
+                made = ResidualUnit(spatial_dims, before, width, kernel, stride=step, dilation=spread, **unit)
                 stage.add_module(f"unit{index}", made)
                 before, step = width, flat
             if dropout > 0.0 and level >= depth - 2:
@@ -245,3 +264,12 @@ def _unit_counts(counts: int | Sequence[int], depth: int) -> tuple[int, ...]:
     if any(count < fewest for count, fewest in zip(each, least, strict=True)):
         raise ValueError(f"counts={each} leaves a level without units; give each but the finest 1 or more")
     return each
+
+
+def _one_a_unit(multi_grid: Sequence[int], count: int) -> tuple[int, ...]:
+    if len(multi_grid) != count:
+        raise ValueError(
+            f"multi_grid has {len(multi_grid)} entries for the {count} units of the coarsest level; "
+            "give one for each"
+        )
+    return tuple(positive(factor, "multi_grid") for factor in multi_grid)

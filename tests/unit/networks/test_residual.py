@@ -134,6 +134,14 @@ def test_dropout_and_dilations_stand_where_they_are_said_to() -> None:
     assert encoder.levels[1].unit1.body[0].conv.stride == (1, 1)
 
 
+def test_multi_grid_multiplies_the_coarsest_level_s_dilations() -> None:
+    levels = (2, 1, (4, 8), ((3, 3),) * 2, ((1, 1),))
+    encoder = blocks.ResidualEncoder(*levels, counts=3, dilations=((1, 1), (2, 1)), multi_grid=(1, 2, 4))
+    units = [getattr(encoder.levels[1], f"unit{index}") for index in range(3)]
+    assert [unit.body[2].conv.dilation for unit in units] == [(2, 1), (4, 2), (8, 4)]
+    assert encoder.levels[0].unit2.body[2].conv.dilation == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -141,6 +149,7 @@ def test_dropout_and_dilations_stand_where_they_are_said_to() -> None:
         ({"counts": (1, 0)}, "leaves a level without units; give each but the finest 1 or more"),
         ({"stem": "resent"}, "stem='resent' is unknown; did you mean 'resnet'"),
         ({"padding": "valid"}, "padding='valid' is unknown"),
+        ({"multi_grid": (1, 2, 4)}, "multi_grid has 3 entries for the 2 units of the coarsest level"),
         ({"dropout": 1.0}, "dropout=1.0 is no probability"),
     ],
 )
