@@ -20,14 +20,20 @@ from medseg.networks import build_network, network_names
 
 SMALL: dict[str, dict[str, Any]] = {
     "deconvnet": {"features": (4, 6, 8)},
+    "deeplab": {"features": (8, 12, 16), "rates": (1, 2)},
     "fc_densenet": {"base_features": 16, "growth_rate": 8, "layers": 2, "strides": (2, 2)},
     "fcn": {"features": (4, 6, 8)},
+    "refinenet": {"features": (8, 12, 16)},
     "segnet": {"features": (4, 6, 8)},
     "unet": {"features": (4, 6, 8)},
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "deeplab-3": ("deeplab", {"version": 3, "aspp_features": 8, "backbone": "residual"}),
+    "deeplab-3-image": ("deeplab", {"version": 3, "aspp_features": 8, "image_feature": True}),
+    "deeplab-vgg": ("deeplab", {"backbone": "vgg", "aspp_features": 8, "output_stride": 4}),
+    "refinenet-resnet": ("refinenet", {"cascades": 1, "stem": "resnet"}),
     "segnet-basic": ("segnet", {"decoder": "basic", "counts": 1}),
     "unet-gated": (
         "unet",
@@ -42,6 +48,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 IN_CHANNELS = 2
 CLASSES = 3
 EVEN, ODD, OTHER = (8, 12, 8), (9, 13, 7), (12, 8, 16)
+# Where a map has two voxels along the first axis, oneDNN's gradients of 3D weights in bfloat16 are those of
+# memory that nothing was written to.
+ROOMY = (32, 8, 8)
 
 CASES = list(itertools.product((*network_names(), *VARIANTS), (2, 3)))
 every_network = pytest.mark.parametrize(
@@ -182,9 +191,9 @@ def test_export_needs_neither_weights_nor_voxels(name: str, dims: int) -> None:
 def test_bfloat16_and_channels_last_run(name: str, dims: int) -> None:
     network = build(name, dims)
     layout = torch.channels_last if dims == 2 else torch.channels_last_3d
-    expected = network(images(dims))
+    expected = network(images(dims, ROOMY))
     network.to(memory_format=layout)
-    batch = images(dims).contiguous(memory_format=layout)
+    batch = images(dims, ROOMY).contiguous(memory_format=layout)
     torch.testing.assert_close(network(batch), expected, rtol=1e-4, atol=1e-4)
     with torch.autocast("cpu", torch.bfloat16):
         scores = network(batch)
@@ -227,8 +236,10 @@ def test_activations_keep_their_deviation_without_norm(name: str, dims: int) -> 
         wide = {"features": (16, 24, 32)} if "features" in SMALL.get(registered(name), {}) else {}
         network = build(name, dims, seed, norm=None, **wide)
         seen: list[float] = []
+        # What ends a residual branch is small on purpose: the sum keeps the scale.
+        ends = [end for m in network.modules() if hasattr(m, "branch_ends") for end in m.branch_ends()]
         for module in network.modules():
-            if is_convolution(module):
+            if is_convolution(module) and module not in ends:
                 module.register_forward_hook(
                     lambda _m, _args, output, to=seen: to.append(output.std().item())
                 )
