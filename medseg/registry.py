@@ -146,6 +146,7 @@ NETWORKS = Registry(
         "refinenet": Entry("medseg.networks.refinenet:RefineNet", "RefineNet (Lin 2017), in cascaded blocks"),
         "segnet": Entry("medseg.networks.segnet:SegNet", "SegNet and SegNet-Basic (Badrinarayanan 2017)"),
         "unet": Entry("medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"),
+        "vnet": Entry("medseg.networks.vnet:VNet", "V-Net (Milletari 2016)"),
     },
 )
 

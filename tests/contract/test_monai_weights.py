@@ -4,6 +4,7 @@
 |---|---|
 | `BasicUNet` | `unet`; MONAI's last step up keeps the channels, so the two finest widths are equal here |
 | `DynUNet`, plain and with `res_block`, with its deep-supervision heads | `unet` with `downsample="conv"`, and `units="residual_encoder"`, and `deep_supervision`; MONAI gives a level on the way up the kernel of the level below it, so kernels are equal here |
+| `VNet`, of a quarter of its widths | `vnet`, its configuration `vnet_monai` |
 
 The exceptions, and why:
 
@@ -20,9 +21,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from monai.networks import nets
+from monai.networks.nets import vnet as monai_vnet
 from torch import Tensor, nn
 
 from medseg.networks import build_network
+from medseg.networks.vnet import CONFIGURATIONS as VNETS
 
 Pair = tuple[nn.Module, nn.Module]
 """medseg's network and MONAI's."""
@@ -152,8 +155,53 @@ def dyn_unet_of_residual_units(dims: int) -> Pair:
     return dyn_unet(dims, res_block=True)
 
 
+def vnet(dims: int) -> Pair:
+    options = VNETS["vnet_monai"] | {
+        "spatial_dims": dims,
+        "in_channels": IN_CHANNELS,
+        "out_channels": CLASSES,
+        "features": (4, 8, 16, 32, 64),
+    }
+    ours, theirs = share_weights(build_network("vnet", **options), _narrow_monai_vnet(dims), dims)
+    # MONAI joins the skip behind what was upsampled, and so on through the sums up to the next step up.
+    ups = [theirs.up_tr256, theirs.up_tr128, theirs.up_tr64, theirs.up_tr32]
+    after = [*(level.up_conv for level in ups[1:]), theirs.out_tr.conv_block.conv]
+    for level, next_layer in zip(ups, after, strict=True):
+        for layer in level.ops.modules():
+            if isinstance(layer, LEARNT):
+                for value in layer.state_dict().values():
+                    _swap_halves(value, 0)
+                if layer.weight.ndim > 1:
+                    _swap_halves(layer.weight, 1)
+        _swap_halves(next_layer.weight, 0 if next_layer.transposed else 1)
+    return ours, theirs
+
+
+def _narrow_monai_vnet(dims: int) -> nn.Module:
+    """MONAI's VNet, whose widths are fixed, of its own parts at a quarter of them, for the time it takes."""
+    with torch.device("meta"):
+        network = nets.VNet(dims, IN_CHANNELS, CLASSES)
+    elu = ("elu", {"inplace": True})
+    network.in_tr = monai_vnet.InputTransition(dims, IN_CHANNELS, 4, elu)
+    network.down_tr32 = monai_vnet.DownTransition(dims, 4, 1, elu)
+    network.down_tr64 = monai_vnet.DownTransition(dims, 8, 2, elu)
+    network.down_tr128 = monai_vnet.DownTransition(dims, 16, 3, elu, dropout_prob=0.5)
+    network.down_tr256 = monai_vnet.DownTransition(dims, 32, 2, elu, dropout_prob=0.5)
+    network.up_tr256 = monai_vnet.UpTransition(dims, 64, 64, 2, elu, dropout_prob=(0.5, 0.5))
+    network.up_tr128 = monai_vnet.UpTransition(dims, 64, 32, 2, elu, dropout_prob=(0.5, 0.5))
+    network.up_tr64 = monai_vnet.UpTransition(dims, 32, 16, 1, elu)
+    network.up_tr32 = monai_vnet.UpTransition(dims, 16, 8, 1, elu)
+    network.out_tr = monai_vnet.OutputTransition(dims, 8, CLASSES, elu)
+    return network
+
+
+def _swap_halves(value: Tensor, axis: int) -> None:
+    if value.ndim > 0:
+        value.data.copy_(torch.cat(value.chunk(2, dim=axis)[::-1], dim=axis))
+
+
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("pair", [basic_unet, dyn_unet, dyn_unet_of_residual_units])
+@pytest.mark.parametrize("pair", [basic_unet, dyn_unet, dyn_unet_of_residual_units, vnet])
 def test_the_same_weights_give_the_same(pair: Callable[[int], Pair], dims: int) -> None:
     torch.manual_seed(0)
     ours, theirs = pair(dims)

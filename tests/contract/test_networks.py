@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "refinenet": {"features": (8, 12, 16)},
     "segnet": {"features": (4, 6, 8)},
     "unet": {"features": (4, 6, 8)},
+    "vnet": {"features": (4, 6, 8)},
 }
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
@@ -42,6 +43,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "fcn-32s-linear": ("fcn", {"skips": 0, "upsample": "linear", "last_upsample": "linear"}),
     "unet-residual": ("unet", {"units": "residual", "attention": True}),
     "unet-strided": ("unet", {"units": "residual_encoder", "downsample": "conv"}),
+    "vnet-port": ("vnet", {"variant": "port", "activation": "elu"}),
 }
 """Switches of networks that the whole suite runs with as well: a name for it, the network, its options."""
 

@@ -201,6 +201,13 @@ def test_activations_keep_their_deviation_without_norm(name: str) -> None:
     assert checked.max() < 2.0
 
 
+def test_a_step_up_keeps_the_deviation_of_what_was_not_rectified() -> None:
+    torch.manual_seed(0)
+    network = FCDenseNet(2, growth_rate=32, layers=2, norm=None)
+    for up in network.decoder.ups:
+        assert up(torch.randn(1, 64, 32, 32)).std().item() == pytest.approx(1.0, abs=0.1)
+
+
 @pytest.mark.parametrize("norm", ["batch", "instance", "group", None])
 def test_a_tiny_network_learns(norm: str | None) -> None:
     torch.manual_seed(0)
