@@ -10,6 +10,7 @@ Nothing here branches on a tensor's value, so that whatever is built of these bl
 
 from medseg.networks.blocks.attention import AttentionGate, GatedConcat, open_gates
 from medseg.networks.blocks.base import SegmentationNetwork
+from medseg.networks.blocks.context import CONTEXTS, ContextModule, WithContext
 from medseg.networks.blocks.layers import (
     ACTIVATIONS,
     NORMS,
@@ -59,11 +60,13 @@ from medseg.networks.blocks.upsampling import (
 
 __all__ = [
     "ACTIVATIONS",
+    "CONTEXTS",
     "NORMS",
     "UNITS",
     "UPSAMPLING",
     "AttentionGate",
     "BedOfNails",
+    "ContextModule",
     "ConvBlock",
     "ConvEncoder",
     "ConvStack",
@@ -80,6 +83,7 @@ __all__ = [
     "SummedPyramid",
     "TransposedUpsample",
     "UnpoolingDecoder",
+    "WithContext",
     "activation_layer",
     "check_images",
     "choice",
