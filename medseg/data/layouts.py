@@ -54,13 +54,24 @@ class Dataset:
     declared_split: Split | None = None
     declared_count: int | None = None
 
+    def without_labels(self) -> Dataset:
+        """The same cases as images alone, for what must not see a label."""
+        return replace(
+            self,
+            cases=tuple(replace(case, label=None) for case in self.cases),
+            test_cases=tuple(replace(case, label=None) for case in self.test_cases),
+            labels=LabelScheme.from_names({}),
+        )
 
-def load_dataset(where: str | os.PathLike[str]) -> Dataset:
+
+def load_dataset(where: str | os.PathLike[str], *, labelled: bool = True) -> Dataset:
     """Read a dataset whose training files are all there; no voxel is read.
 
     Args:
         where: A folder with a ``dataset.json``, a MONAI datalist (``.json``), or a name that ``medseg data
             list`` shows and ``medseg data fetch`` has fetched.
+        labelled: Whether training cases need labels, and the dataset classes. If not, images are all that
+            is taken, also where there are labels.
 
     Returns:
         The dataset. The same cases in another layout differ in paths only.
@@ -69,7 +80,7 @@ def load_dataset(where: str | os.PathLike[str]) -> Dataset:
         InputError: Nothing there, malformed, or a training file is missing.
         ConfigError: A datalist that declares no labels.
     """
-    dataset = read_dataset(where)
+    dataset = read_dataset(where, labelled=labelled)
     missing = [path for case in dataset.cases for path in case_files(case) if not path.is_file()]
     if missing:
         others = f" (nor do {len(missing) - 1} others)" if len(missing) > 1 else ""
@@ -79,15 +90,17 @@ def load_dataset(where: str | os.PathLike[str]) -> Dataset:
     return dataset
 
 
-def read_dataset(where: str | os.PathLike[str]) -> Dataset:
+def read_dataset(where: str | os.PathLike[str], *, labelled: bool = True) -> Dataset:
     """Read what a dataset declares, whether its files exist or not; otherwise as ``load_dataset``."""
     source = _find_json(where)
-    document = Document(source)
+    document = Document(source, labelled=labelled)
     if source.name != DATASET_JSON:
-        return _read_datalist(document)
-    if "file_ending" in document.content:
-        return _read_nnunet(document)
-    return _read_decathlon(document)
+        dataset = _read_datalist(document)
+    elif "file_ending" in document.content:
+        dataset = _read_nnunet(document)
+    else:
+        dataset = _read_decathlon(document)
+    return dataset if labelled else dataset.without_labels()
 
 
 def split_dataset(dataset: Dataset, folds: int | None = None, seed: int = 0) -> Split:
@@ -184,8 +197,8 @@ def _read_datalist(document: Document) -> Dataset:
     base = document.path.parent
     # Auto3DSeg's datalists leave classes and modality to the dataset.json beside them.
     beside = base / DATASET_JSON
-    fallback = Document(beside) if beside.is_file() else None
-    if "labels" not in document.content and fallback is None:
+    fallback = Document(beside, labelled=document.labelled) if beside.is_file() else None
+    if document.labelled and "labels" not in document.content and fallback is None:
         raise ConfigError(
             "declares no labels",
             where=document.path,
@@ -231,7 +244,8 @@ def _read_nnunet(document: Document) -> Dataset:
         label = folder / f"labels{part}" / f"{case_id}{suffix}"
         return Case(case_id, tuple(images), label if labelled or label.is_file() else None)
 
-    cases = tuple(case(case_id, "Tr", labelled=True) for case_id in sorted(image_ids | label_ids))
+    case_ids = image_ids | label_ids if document.labelled else image_ids
+    cases = tuple(case(case_id, "Tr", labelled=True) for case_id in sorted(case_ids))
     if not cases:
         raise document.error(f"no file in imagesTr or labelsTr ends in '{suffix}'", "check 'file_ending'")
     return Dataset(

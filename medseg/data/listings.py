@@ -27,13 +27,15 @@ class Document:
 
     Args:
         path: The file.
+        labelled: Whether it must declare classes, and a label for each training case.
 
     Raises:
         InputError: The file is missing, or holds no JSON object.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, labelled: bool = True) -> None:
         self.path = path
+        self.labelled = labelled
         self.content: dict[str, Any] = read_json(path)
         if not isinstance(self.content, dict):
             raise self.error(f"is {_kind(self.content)}, an object is needed")
@@ -68,7 +70,9 @@ class Document:
         return value
 
     def labels(self) -> LabelScheme:
-        """The classes, declared in either direction or as a list of names."""
+        """The classes, declared in either direction or as a list of names; the background if none need be."""
+        if not self.labelled:
+            return LabelScheme.from_names({})
         declared = self.content.get("labels")
         if declared is None:
             raise self.error("has no key 'labels'", 'declare the classes: "labels": {"0": "background", …}')
@@ -139,7 +143,7 @@ def read_listing(document: Document, resolve: Resolve, channels: int) -> Listing
     if not training:
         raise document.error("lists no training case", "list the labelled cases under 'training'")
     for entry in (*training, *validation):
-        if entry.label is None:
+        if entry.label is None and document.labelled:
             raise document.error(
                 f"'{entry.place}' has no key 'label'", "name its label map, or list it as 'test'"
             )
