@@ -29,8 +29,10 @@ def command(
     from medseg.runs.documents import save_json
     from medseg.training import plan_from_dataset
 
+    chosen = load_recipe(recipe)
     with bars() as progress:
-        plan = plan_from_dataset(load_dataset(data), load_recipe(recipe), progress)
+        dataset = load_dataset(data, labelled=chosen.pretrain is None)
+        plan = plan_from_dataset(dataset, chosen, progress)
     save_json(plan, out)
     if as_json:
         print(plan.model_dump_json(indent=2))
@@ -38,7 +40,7 @@ def command(
     facts = plan.fingerprint
     rows = [
         ["cases", str(facts.cases), f"median shape {_times(facts.median_shape)}"],
-        ["labels", str(len(plan.labels) - 1), ", ".join(plan.labels.names[1:])],
+        ["labels", str(len(plan.labels) - 1), ", ".join(plan.labels.names[1:]) or "pretraining needs none"],
         ["spacing", f"{_times(plan.preprocessing.spacing_mm or ())} mm", plan.reasons["spacing_mm"]],
         *(
             [f"{name} intensities", channel.scheme, plan.reasons[f"normalization of {name}"]]

@@ -1,4 +1,4 @@
-"""``medseg train``: from labelled cases to a run."""
+"""``medseg train``: from cases to a run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ def command(
     data: Annotated[str, typer.Option(help="Name of a data set, folder with a dataset.json, or datalist.")],
     out: Annotated[Path, typer.Option(help="The run's folder.")],
     recipe: Annotated[str, typer.Option(help="Recipe: a name, or a .yaml file.")] = "unet",
+    init_encoder: Annotated[
+        Path | None,
+        typer.Option(help="Start from the encoder of this run, a pretraining's or another's.", metavar="RUN"),
+    ] = None,
     fold: Annotated[
         str, typer.Option(help="Fold of the cross-validation, or 'all': one run that holds them all.")
     ] = "0",
@@ -33,7 +37,12 @@ def command(
 ) -> None:
     """Train a network on a data set.
 
-    Example: medseg train --data Task04_Hippocampus --fold 0 --max-minutes 20 --out runs/hippocampus
+    Examples:
+    medseg train --data Task04_Hippocampus --fold 0 --max-minutes 20 --out runs/hippocampus
+
+    medseg train --data images.json --recipe pretrain_denoising --max-steps 2000 --out runs/pretrained
+
+    medseg train --data few_labels.json --recipe unet_small --init-encoder runs/pretrained --out runs/few
     """
     from medseg.data import load_dataset
     from medseg.files import read_json
@@ -48,10 +57,14 @@ def command(
         workers=workers,
         resume=resume,
     )
+    chosen_recipe = load_recipe(recipe)
+    if init_encoder is not None:
+        chosen_recipe = chosen_recipe.model_copy(update={"init_encoder": str(init_encoder)})
+    pretrains = chosen_recipe.pretrain is not None
     with bars() as progress:
         run = train(
-            load_dataset(data),
-            load_recipe(recipe),
+            load_dataset(data, labelled=not pretrains),
+            chosen_recipe,
             out,
             folds=_folds(fold),
             options=options,
@@ -66,8 +79,11 @@ def command(
     if as_json:
         print_json(results)
     else:
-        _show(out.name, results)
-    status(f"The run is in {out}; segment with: medseg predict --model {out} --input IMAGE --out FOLDER")
+        (_show_errors if pretrains else _show)(out.name, results)
+    use = f"start from its encoder with: medseg train --init-encoder {out} --data D --out RUN"
+    if not pretrains:
+        use = f"segment with: medseg predict --model {out} --input IMAGE --out FOLDER"
+    status(f"The run is in {out}; {use}")
 
 
 def _folds(text: str) -> list[int] | None:
@@ -92,6 +108,15 @@ def _show(name: str, results: dict[str, Any]) -> None:
     ]
     columns = ["fold", "steps", "minutes", *(f"Dice {structure}" for structure in structures), "mean Dice"]
     print_table(f"Validation of {name}, on the network's grid", columns, rows)
+
+
+def _show_errors(name: str, results: dict[str, Any]) -> None:
+    rows = [
+        [fold, str(result["steps"]), f"{result['minutes']:.1f}", f"{result['reconstruction_error']:.4f}"]
+        for fold, result in results.items()
+    ]
+    columns = ["fold", "steps", "minutes", "reconstruction error"]
+    print_table(f"Validation of {name}: mean squared error of normalised voxels", columns, rows)
 
 
 def _dice(value: float | None) -> str:

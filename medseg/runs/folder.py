@@ -55,7 +55,7 @@ class FoldFolder:
 
     @property
     def metrics(self) -> Path:
-        """One row per validation: step, minutes, loss, Dice per class."""
+        """One row per validation: step, minutes, and Dice per class or the reconstruction error."""
         return self.path / "metrics.csv"
 
     @property
@@ -104,6 +104,20 @@ class RunFolder:
                 "holds no run (no plan.json)", where=folder, fix="give the --out folder of a training"
             )
         return cls(folder)
+
+    def require_segmentation(self) -> None:
+        """Refuse a pretraining: its networks give images back, not classes.
+
+        Raises:
+            InputError: It is one.
+            BundleError: The recipe is damaged.
+        """
+        if self.recipe().pretrain is not None:
+            raise InputError(
+                "is a pretraining, which segments nothing",
+                where=self.path,
+                fix=f"train a segmentation from its encoder: medseg train --init-encoder {self.path} …",
+            )
 
     @property
     def cache(self) -> Path:

@@ -25,8 +25,9 @@ class Fingerprint(_Part):
         largest_shape: Largest number of voxels per axis.
         median_spacing_mm: Median spacing per axis.
         foreground_intensity: Per channel: percentiles 0.5 and 99.5, mean and standard deviation of the
-            intensities within labelled structures.
-        class_voxels: Number of voxels of each class, background first.
+            intensities within labelled structures; without labels, within the body where a channel is CT,
+            else within the whole image.
+        class_voxels: Number of voxels of each class, background first; empty without labels.
     """
 
     cases: int

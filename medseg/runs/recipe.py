@@ -28,6 +28,7 @@ __all__ = [
     "LossChoice",
     "NetworkChoice",
     "OptimizerChoice",
+    "PretrainChoice",
     "Recipe",
     "TrainingChoice",
     "load_recipe",
@@ -180,6 +181,42 @@ class TrainingChoice(_Part):
         return self
 
 
+class PretrainChoice(_Part):
+    """Learn an encoder from images alone, as an autoencoder's.
+
+    Attributes:
+        method: ``"denoising"``: mend spoilt images. ``"sparse"``: let few units of the code be active.
+            ``"variational"``: keep the code near a normal distribution. ``"stacked"``: level by level, each
+            as a small denoising autoencoder, then all levels together.
+        noise_std: Standard deviation of the noise that spoils the input, in units of the normalised
+            intensities.
+        masked_fraction: Part of the input's voxels that are set to zero.
+        sparsity_target: Wanted mean activation of each unit of the code; of method sparse.
+        sparsity_weight: Of the divergence from it, beside the squared error of a voxel; of method sparse.
+        kl_weight: Of the code's divergence from N(0, 1) per voxel of the image, beside the squared error of
+            a voxel; of method variational. It is twice the variance that a normal distribution around the
+            reconstruction would have.
+        joint_fraction: Part of the training in which all levels learn together, after their stages; of
+            method stacked.
+    """
+
+    method: Literal["denoising", "sparse", "stacked", "variational"] = "denoising"
+    noise_std: float = Field(default=0.0, ge=0.0)
+    masked_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    sparsity_target: float = Field(default=0.05, gt=0.0, lt=1.0)
+    sparsity_weight: float = Field(default=1e-3, ge=0.0)
+    kl_weight: float = Field(default=0.02, ge=0.0)
+    joint_fraction: float = Field(default=0.5, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _spoils(self) -> PretrainChoice:
+        if self.method in {"denoising", "stacked"} and not (self.noise_std or self.masked_fraction):
+            raise ValueError(
+                f"method {self.method} mends spoilt images: noise_std or masked_fraction must be above 0"
+            )
+        return self
+
+
 class InferenceChoice(_Part):
     """How windows slide.
 
@@ -194,6 +231,11 @@ class InferenceChoice(_Part):
 
 class Recipe(_Part):
     """All that a person chooses about a training.
+
+    With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
+    ``training.foreground_fraction`` then have no say. ``init_encoder`` names the folder of a run, as seen
+    from the current directory, whose encoder the network starts from; what that network's shape rests on
+    (spacing, normalisation, levels, features) is taken over from there.
 
     Example:
         >>> load_recipe("unet").network.name
@@ -210,6 +252,8 @@ class Recipe(_Part):
     augmentation: Augmentation | None = Augmentation()
     training: TrainingChoice = TrainingChoice()
     inference: InferenceChoice = InferenceChoice()
+    pretrain: PretrainChoice | None = None
+    init_encoder: str | None = Field(default=None, min_length=1)
 
 
 def _recipe_folder() -> Path:

@@ -2,7 +2,7 @@
 
 from medseg.segmenters.cases import read_image, segment_case
 from medseg.segmenters.ensemble import EnsembleSegmenter
-from medseg.segmenters.loading import load_segmenter
+from medseg.segmenters.loading import load_segmenter, read_weights
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.predict import CaseOutcome, exit_code, predict_cases, predict_jobs, write_summary
 from medseg.segmenters.protocol import CaseLike, Segmenter
@@ -19,6 +19,7 @@ __all__ = [
     "predict_cases",
     "predict_jobs",
     "read_image",
+    "read_weights",
     "segment_case",
     "validation_cases",
     "write_summary",

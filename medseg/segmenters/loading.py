@@ -22,7 +22,7 @@ from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.protocol import Segmenter
 
-__all__ = ["load_segmenter"]
+__all__ = ["load_segmenter", "read_weights"]
 
 _CHECKPOINTS = ("last", "best")
 
@@ -64,7 +64,7 @@ def load_segmenter(
         The network, or the ensemble of several folds' networks.
 
     Raises:
-        InputError: There is no run in this folder.
+        InputError: There is no run in this folder, or it is a pretraining's.
         ConfigError: No such fold, checkpoint, device or precision.
         BundleError: The run is damaged, or has no weights yet.
     """
@@ -75,6 +75,7 @@ def load_segmenter(
             fix=did_you_mean(checkpoint, _CHECKPOINTS),
         )
     run = RunFolder.open(path)
+    run.require_segmentation()
     plan = run.plan()
     inference = _inference_choice(run, overlap)
     compute = choose_compute(device, precision)
@@ -128,7 +129,7 @@ def _load_network(
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:
-    stored = _read_weights(path)
+    stored = read_weights(path)
     expected = network.state_dict()
     problem = None
     if missing := sorted(expected.keys() - stored.keys()):
@@ -145,7 +146,12 @@ def _load_weights(network: nn.Module, path: Path) -> None:
     network.load_state_dict(stored)
 
 
-def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read what a training wrote into ``last.pt`` or ``best.pt``.
+
+    Raises:
+        BundleError: There is no such file, it is damaged, or it holds something other than weights.
+    """
     if not path.is_file():
         raise BundleError(
             "has no such weights", where=path, fix="choose --checkpoint last or best, or another fold"

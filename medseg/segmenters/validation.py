@@ -27,10 +27,12 @@ def validation_cases(
         Fold to cases.
 
     Raises:
-        InputError: There is no run in this folder, or its data set is not where it was.
+        InputError: There is no run in this folder, it is a pretraining's, or its data set is not where it
+            was.
         BundleError: The run is damaged, or its data set has lost a case.
     """
     run = RunFolder.open(path)
+    run.require_segmentation()
     chosen = [fold.index for fold in run.trained_folds()] if folds is None else list(folds)
     try:
         split = Split.load(run.split_path)

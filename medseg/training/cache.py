@@ -27,7 +27,7 @@ from medseg.files import read_json, sha256_of, write_json
 from medseg.io import Case
 from medseg.progress import Progress, track
 from medseg.runs import Plan
-from medseg.training.fingerprint import read_labelled_case
+from medseg.training.fingerprint import read_case, read_labelled_case
 from medseg.transforms import preprocess
 
 __all__ = ["CachedCase", "prepare_cases"]
@@ -59,6 +59,11 @@ class CachedCase:
         """Shape (C, X, Y, Z) on the network grid, normalised."""
         return self._array("image")
 
+    @property
+    def labelled(self) -> bool:
+        """Whether there is a label."""
+        return (self.folder / "label.npy").is_file()
+
     @cached_property
     def label(self) -> npt.NDArray[np.unsignedinteger[Any]]:
         """Class indices (X, Y, Z) on the network grid."""
@@ -71,7 +76,7 @@ class CachedCase:
 
     @cached_property
     def input_hashes(self) -> dict[str, str]:
-        """SHA-256 of each file that the case was made from: ``image_0``, …, ``label``."""
+        """SHA-256 of each file that the case was made from: ``image_0``, …, and ``label`` if there is one."""
         hashes: dict[str, str] = read_json(self.folder / _DESCRIPTION)["inputs"]
         return hashes
 
@@ -85,7 +90,7 @@ def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Pro
     """Preprocess the cases that ``folder`` does not hold yet, several at a time.
 
     Args:
-        cases: Labelled cases.
+        cases: With labels, or all of them without.
         plan: Labels and preprocessing.
         folder: The cache.
         progress: Shows how far it has come.
@@ -100,10 +105,9 @@ def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Pro
 
 
 def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
-    if case.label is None:  # refused with words by read_labelled_case, whose callers come first
-        raise ValueError(f"case {case.id} has no label")
     inputs = {f"image_{channel}": sha256_of(path) for channel, path in enumerate(case.images)}
-    inputs["label"] = sha256_of(case.label)
+    if case.label is not None:
+        inputs["label"] = sha256_of(case.label)
     key = hashlib.sha256(
         f"{_VERSION}|{plan.preprocessing.model_dump_json()}|{plan.labels.values}|{sorted(inputs.items())}".encode()
     ).hexdigest()
@@ -111,16 +115,13 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
     cached = CachedCase(case.id, target)
     if cached.complete:
         return cached
-    image, label = read_labelled_case(case, plan.labels, plan.preprocessing.channels)
-    network_image, network_label = preprocess(image, plan.preprocessing, label)
-    classes = network_label.array[0].astype(label.array.dtype)
+    arrays = _network_arrays(case, plan, seed=key)
     temporary = folder / f".{case.id}.{secrets.token_hex(4)}.part"
     with explain_os_errors(target):
         temporary.mkdir(parents=True)
         try:
-            _save(network_image.array.astype(np.float32, copy=False), temporary / "image.npy")
-            _save(classes, temporary / "label.npy")
-            _save(_foreground(classes, len(plan.labels), seed=key), temporary / "foreground.npy")
+            for name, array in arrays.items():
+                _save(array, temporary / f"{name}.npy")
             write_json({"key": key, "inputs": inputs}, temporary / _DESCRIPTION)
             if not cached.complete:
                 shutil.rmtree(target, ignore_errors=True)
@@ -131,6 +132,23 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return cached
+
+
+def _network_arrays(case: Case, plan: Plan, seed: str) -> dict[str, npt.NDArray[Any]]:
+    channels = plan.preprocessing.channels
+    if case.label is None:
+        if plan.labels.foreground:  # refused with words by read_labelled_case, whose callers come first
+            raise ValueError(f"case {case.id} has no label")
+        alone = preprocess(read_case(case, channels), plan.preprocessing)
+        return {"image": alone.array.astype(np.float32, copy=False)}
+    image, label = read_labelled_case(case, plan.labels, channels)
+    network_image, network_label = preprocess(image, plan.preprocessing, label)
+    classes = network_label.array[0].astype(label.array.dtype)
+    return {
+        "image": network_image.array.astype(np.float32, copy=False),
+        "label": classes,
+        "foreground": _foreground(classes, len(plan.labels), seed),
+    }
 
 
 def _save(array: npt.NDArray[Any], path: Path) -> None:

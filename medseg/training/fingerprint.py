@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,39 @@ from medseg.progress import Progress, SilentProgress, track
 from medseg.runs import Fingerprint
 from medseg.volume import Volume
 
-__all__ = ["fingerprint", "read_labelled_case"]
+__all__ = ["BODY_ABOVE_HU", "fingerprint", "is_ct", "read_case", "read_labelled_case"]
+
+BODY_ABOVE_HU = -500.0
+"""Between air, also that in lungs, and the least dense tissue."""
 
 _SAMPLES_PER_CASE = 10_000
 _LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.5
+
+
+def is_ct(channel_name: str) -> bool:
+    """Whether a channel's intensities are Hounsfield units, by its name."""
+    return channel_name.strip().upper() == "CT"
+
+
+def read_case(case: Case, channels: int) -> Volume:
+    """Read a training case's image and prove that it can be trained on.
+
+    Args:
+        case: Its image(s).
+        channels: Channels that the image must have.
+
+    Raises:
+        InputError: Another number of channels, NaN or infinite values.
+    """
+    image = read_volume(case.images)
+    if image.channels != channels:
+        raise InputError(
+            f"has {image.channels} channels, the data set declares {channels}",
+            where=case.images[0],
+            fix="correct the file or dataset.json",
+        )
+    require_finite(image, case.images[0])
+    return image
 
 
 def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[Volume, Volume]:
@@ -39,14 +69,7 @@ def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[
     """
     if case.label is None:
         raise InputError("has no label", where=case.images[0], fix="add its label, or leave the case out")
-    image = read_volume(case.images)
-    if image.channels != channels:
-        raise InputError(
-            f"has {image.channels} channels, the data set declares {channels}",
-            where=case.images[0],
-            fix="correct the file or dataset.json",
-        )
-    require_finite(image, case.images[0])
+    image = read_case(case, channels)
     label = read_volume(case.label)
     if label.channels != 1:
         raise InputError(
@@ -67,48 +90,68 @@ def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[
 @dataclass(frozen=True)
 class _CaseFacts:
     grid: Grid
-    class_voxels: npt.NDArray[np.int64]
-    samples: npt.NDArray[np.float32]  # (C, n) intensities within labelled structures
+    class_voxels: npt.NDArray[np.int64]  # by class, background first; none without labels
+    samples: npt.NDArray[np.float32]  # (C, n) intensities within labelled structures, or within the body
 
 
-def _facts(case: Case, number: int, labels: LabelScheme, channels: int, axcodes: str) -> _CaseFacts:
-    image, label = read_labelled_case(case, labels, channels)
-    indices = label.array[0]
-    inside = image.array[:, indices > 0].astype(np.float32)
-    if inside.shape[1] > _SAMPLES_PER_CASE:
-        chosen = np.random.default_rng(number).choice(inside.shape[1], _SAMPLES_PER_CASE, replace=False)
-        inside = inside[:, chosen]
-    counts = np.bincount(indices.ravel(), minlength=len(labels))
-    return _CaseFacts(image.grid.reoriented(axcodes), counts, inside)
+def _facts(case: Case, number: int, dataset: Dataset, axcodes: str, labelled: bool) -> _CaseFacts:
+    channels = len(dataset.channel_names)
+    if labelled:
+        image, label = read_labelled_case(case, dataset.labels, channels)
+        inside = label.array[0] > 0
+        counts = np.bincount(label.array.ravel(), minlength=len(dataset.labels))
+    else:
+        image, counts = read_case(case, channels), np.zeros(0, dtype=np.int64)
+        inside = _body(image, dataset.channel_names)
+    return _CaseFacts(image.grid.reoriented(axcodes), counts, _samples(image, inside, number))
 
 
-def fingerprint(dataset: Dataset, axcodes: str = "RAS", progress: Progress | None = None) -> Fingerprint:
-    """Read all labelled cases and sum up what a plan needs.
+def _body(image: Volume, channel_names: Sequence[str]) -> npt.NDArray[np.bool_]:
+    """Where the patient is, as far as intensities of a known unit tell; everywhere if none has one."""
+    for name, channel in zip(channel_names, image.array, strict=True):
+        if is_ct(name):
+            return np.asarray(channel > BODY_ABOVE_HU)
+    return np.ones(image.grid.shape, dtype=bool)
+
+
+def _samples(image: Volume, inside: npt.NDArray[np.bool_], number: int) -> npt.NDArray[np.float32]:
+    found = image.array[:, inside].astype(np.float32)
+    if found.shape[1] > _SAMPLES_PER_CASE:
+        chosen = np.random.default_rng(number).choice(found.shape[1], _SAMPLES_PER_CASE, replace=False)
+        found = found[:, chosen]
+    return found
+
+
+def fingerprint(
+    dataset: Dataset, axcodes: str = "RAS", progress: Progress | None = None, *, labelled: bool = True
+) -> Fingerprint:
+    """Read all training cases and sum up what a plan needs.
 
     Args:
         dataset: The training data.
         axcodes: Orientation in which shapes and spacings are counted.
         progress: Shows how far the reading has come.
+        labelled: Whether cases need labels. If not, no label is read, and intensities are those of the body:
+            of voxels above ``BODY_ABOVE_HU`` where a channel is CT, else of all.
 
     Returns:
         The fingerprint; it depends on the cases alone, not on their layout or the machine.
 
     Raises:
         InputError: No case, a case that cannot be trained on (see ``read_labelled_case``), or no labelled
-            voxel in any case.
+            voxel in any case (without labels: none of the body).
         GeometryError: A label on another grid than its image.
     """
     if not dataset.cases:
-        raise InputError("holds no labelled case", where=dataset.folder, fix="check dataset.json")
-    channels = len(dataset.channel_names)
+        raise InputError("holds no training case", where=dataset.folder, fix="check dataset.json")
     facts = [
-        _facts(case, number, dataset.labels, channels, axcodes)
+        _facts(case, number, dataset, axcodes, labelled)
         for number, case in enumerate(track(dataset.cases, "Reading cases", progress or SilentProgress()))
     ]
     class_voxels = np.sum([fact.class_voxels for fact in facts], axis=0)
     samples = np.concatenate([fact.samples for fact in facts], axis=1)
     if samples.shape[1] == 0:
-        raise InputError("no label map holds any structure", where=dataset.folder, fix="check the labels")
+        raise _nothing_inside(dataset, labelled)
     shapes = np.array([fact.grid.shape for fact in facts])
     spacings = np.array([fact.grid.spacing_mm for fact in facts])
     return Fingerprint(
@@ -120,6 +163,13 @@ def fingerprint(dataset: Dataset, axcodes: str = "RAS", progress: Progress | Non
         foreground_intensity=tuple(_intensity(channel) for channel in samples.astype(np.float64)),
         class_voxels=tuple(int(count) for count in class_voxels),
     )
+
+
+def _nothing_inside(dataset: Dataset, labelled: bool) -> InputError:
+    if labelled:
+        return InputError("no label map holds any structure", where=dataset.folder, fix="check the labels")
+    what = f"no CT holds a voxel above {BODY_ABOVE_HU:g} HU"
+    return InputError(what, where=dataset.folder, fix="check the intensities' unit, or the channels' names")
 
 
 def _intensity(samples: npt.NDArray[np.float64]) -> dict[str, float]:

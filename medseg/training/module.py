@@ -1,7 +1,8 @@
-"""The Lightning module: one optimiser step, one validation case."""
+"""The Lightning modules: one optimiser step, one validation case."""
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -17,45 +18,62 @@ from medseg.runs import Plan, Recipe
 from medseg.training.budget import Budget, learning_rate_factor
 from medseg.training.patches import Patch
 
-__all__ = ["SegmentationModule"]
+__all__ = ["SegmentationModule", "TrainingModule"]
 
 _SEED_STRIDE = 1_000_003  # a prime: seeds of neighbouring runs do not share steps
 
 
-class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
-    """Trains a network on patches and scores it on whole cases.
+class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
+    """What all trainings share: optimiser, clock, seeds, and the state that a resumed one goes on from.
+
+    A subclass makes the steps of training and validation, keeps what it measured in ``measured`` and the
+    step it did so at in ``validated_step``, and tells of it by ``quality``, ``columns``, ``results`` and
+    ``told``.
 
     Args:
-        network: From (B, C, X, Y, Z) to class scores (B, K, X, Y, Z).
-        loss: Called with scores (a list of them, if the network has several levels of them) and class
-            indices (B, 1, X, Y, Z).
-        plan: Window size and labels.
-        recipe: Optimiser and overlap.
+        network: What learns.
+        plan: What the data decided.
+        recipe: Optimiser.
         budget: The learning rate follows it.
-        seed: With the step's number it seeds whatever the network draws (dropout).
+        seed: With the step's number it seeds whatever is drawn on the way (dropout, noise).
+
+    Attributes:
+        measured: What the last validation measured, by name; empty before the first.
+        validated_step: When that was; -1 before the first.
+        best_quality: The highest quality so far.
     """
 
-    def __init__(
-        self, network: nn.Module, loss: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int
-    ) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-        self.loss = loss
         self.plan = plan
         self.recipe = recipe
         self.budget = budget
         self.seed = seed
-        self.inferer = SlidingWindowInferer(
-            roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
-        )
         self.minutes_before = 0.0
         self.steps_before = 0
         self.started = time.monotonic()
-        self.validation_dice: dict[str, float | None] = {}
+        self.measured: dict[str, float | None] = {}
         self.validated_step = -1
-        self.best_dice = -1.0
+        self.best_quality = -math.inf
         self._optimizer_state: dict[str, Any] | None = None
-        self._case_dice: list[npt.NDArray[np.float64]] = []
+
+    @property
+    def quality(self) -> float:
+        """How good the last validation found the network; the higher the better."""
+        raise NotImplementedError
+
+    def columns(self) -> dict[str, float | None]:
+        """What the last validation adds to ``metrics.csv``, by column."""
+        raise NotImplementedError
+
+    def results(self) -> dict[str, Any]:
+        """What the last validation adds to ``finished.json``."""
+        raise NotImplementedError
+
+    def told(self) -> str:
+        """What the last validation found, in a few words."""
+        raise NotImplementedError
 
     @property
     def minutes(self) -> float:
@@ -71,12 +89,6 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
     def progress(self) -> float:
         """How much of the budget is used, from 0 to 1."""
         return self.budget.progress(self.step, self.minutes)
-
-    @property
-    def mean_dice(self) -> float:
-        """Mean Dice over the structures that the last validation could score; 0 if there was none."""
-        scored = [dice for dice in self.validation_dice.values() if dice is not None]
-        return float(np.mean(scored)) if scored else 0.0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser; biases and norms are not decayed."""
@@ -109,6 +121,76 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
         for group in self.optimizers().param_groups:
             group["lr"] = rate
 
+    def resume_state(self) -> dict[str, Any]:
+        """Everything that ``restore`` needs: tensors, numbers and names alone."""
+        return {
+            "step": self.step,
+            "minutes": self.minutes,
+            "network": self.network.state_dict(),
+            "optimizer": self.trainer.optimizers[0].state_dict(),
+            "validated_step": self.validated_step,
+            "measured": dict(self.measured),
+            "best_quality": self.best_quality,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back to where ``resume_state`` was called; before the training starts."""
+        self.steps_before = state["step"]
+        self.minutes_before = state["minutes"]
+        self.network.load_state_dict(state["network"])
+        self._optimizer_state = state["optimizer"]
+        self.validated_step = state["validated_step"]
+        self.measured = state["measured"]
+        self.best_quality = state["best_quality"]
+
+
+class SegmentationModule(TrainingModule):
+    """Trains a network on patches and scores it on whole cases.
+
+    Args:
+        network: From (B, C, X, Y, Z) to class scores (B, K, X, Y, Z).
+        loss: Called with scores (a list of them, if the network has several levels of them) and class
+            indices (B, 1, X, Y, Z).
+        plan: Window size and labels.
+        recipe: Optimiser and overlap.
+        budget: The learning rate follows it.
+        seed: With the step's number it seeds whatever the network draws (dropout).
+    """
+
+    def __init__(
+        self, network: nn.Module, loss: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int
+    ) -> None:
+        super().__init__(network, plan, recipe, budget, seed)
+        self.loss = loss
+        self.inferer = SlidingWindowInferer(
+            roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
+        )
+        self._case_dice: list[npt.NDArray[np.float64]] = []
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean Dice over the structures that the last validation could score; 0 if there was none."""
+        scored = [dice for dice in self.measured.values() if dice is not None]
+        return float(np.mean(scored)) if scored else 0.0
+
+    @property
+    def quality(self) -> float:
+        """Mean Dice."""
+        return self.mean_dice
+
+    def columns(self) -> dict[str, float | None]:
+        """Dice of each structure, and their mean."""
+        by_name = {f"dice_{name}": dice for name, dice in self.measured.items()}
+        return {**by_name, "mean_dice": self.mean_dice}
+
+    def results(self) -> dict[str, Any]:
+        """Mean Dice, and that of each structure."""
+        return {"mean_dice": self.mean_dice, "dice": dict(self.measured)}
+
+    def told(self) -> str:
+        """Mean Dice, for people."""
+        return f"mean Dice {self.mean_dice:.4f}"
+
     def training_step(self, batch: Patch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
         """One batch of patches to one loss."""
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
@@ -134,30 +216,8 @@ class SegmentationModule(lightning.LightningModule):  # type: ignore[misc]
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""
         scores = np.asarray(self._case_dice)
-        self.validation_dice = {
+        self.measured = {
             entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else None
             for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)
         }
         self.validated_step = self.step
-
-    def resume_state(self) -> dict[str, Any]:
-        """Everything that ``restore`` needs: tensors, numbers and names alone."""
-        return {
-            "step": self.step,
-            "minutes": self.minutes,
-            "network": self.network.state_dict(),
-            "optimizer": self.trainer.optimizers[0].state_dict(),
-            "validated_step": self.validated_step,
-            "validation_dice": dict(self.validation_dice),
-            "best_dice": self.best_dice,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Go back to where ``resume_state`` was called; before the training starts."""
-        self.steps_before = state["step"]
-        self.minutes_before = state["minutes"]
-        self.network.load_state_dict(state["network"])
-        self._optimizer_state = state["optimizer"]
-        self.validated_step = state["validated_step"]
-        self.validation_dice = state["validation_dice"]
-        self.best_dice = state["best_dice"]

@@ -1,4 +1,4 @@
-"""What is trained: a plan's network and a recipe's loss, proven to fit each other before work starts."""
+"""What is trained, proven to fit before work starts: a plan's network, and a recipe's loss or autoencoder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from medseg.losses import DeepSupervisionLoss
 from medseg.networks import build_network
 from medseg.registry import LOSSES
 from medseg.runs import Plan, Recipe
+from medseg.runs.recipe import PretrainChoice
+from medseg.training.pretraining import build_autoencoder
 
 __all__ = ["build_loss", "require_fitting_parts"]
 
@@ -27,7 +29,8 @@ def build_loss(recipe: Recipe) -> nn.Module:
 def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     """Prove that the network gives a score for each class and voxel of a patch, and the loss one number.
 
-    The network is run on torch's ``meta`` device: shapes alone, so it takes no memory and hardly any time.
+    In a pretraining, the autoencoder around its encoder must give patches back instead. Networks are run on
+    torch's ``meta`` device: shapes alone, so it takes no memory and hardly any time.
 
     Raises:
         ConfigError: They do not; the recipe's options are to blame, since the plan's own fit.
@@ -44,6 +47,9 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     needed = (plan.batch_size, classes, *plan.patch_size)
     if tuple(scores.shape) != needed:
         raise ConfigError(f"gives scores of shape {tuple(scores.shape)}, not {needed}", where=where, fix=fix)
+    if recipe.pretrain is not None:
+        _require_fitting_autoencoder(plan, recipe.pretrain)
+        return
     where, fix = f"loss '{recipe.loss.name}'", "correct loss.options in the recipe"
     try:
         loss = build_loss(recipe)(torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long())
@@ -52,3 +58,18 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
         raise ConfigError(what, where=where, fix=cure or fix) from error
     if loss.ndim != 0:
         raise ConfigError(f"gives {loss.numel()} numbers, not one", where=where, fix=fix)
+
+
+def _require_fitting_autoencoder(plan: Plan, choice: PretrainChoice) -> None:
+    where, fix = f"autoencoder of '{plan.network.name}'", "choose another network or pretrain.method"
+    patch = (plan.batch_size, len(plan.channel_names), *plan.patch_size)
+    with torch.device("meta"):
+        try:
+            network = build_network(plan.network.name, **plan.network.options)
+            made = build_autoencoder(network, choice)(torch.empty(patch))
+        except (RuntimeError, TypeError, ValueError) as error:
+            what, _, cure = str(error).partition("; ")
+            raise ConfigError(what, where=where, fix=cure or fix) from error
+    if tuple(made.images.shape) != patch:
+        what = f"gives images of shape {tuple(made.images.shape)}, not {patch}"
+        raise ConfigError(what, where=where, fix=fix)

@@ -7,7 +7,7 @@ training came that far in one go or was resumed, with one worker process or many
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +29,11 @@ class Patch(TypedDict):
 
     Attributes:
         image: float32 (C, X, Y, Z).
-        label: int64 class indices (1, X, Y, Z).
+        label: int64 class indices (1, X, Y, Z), of a labelled case.
     """
 
     image: torch.Tensor
-    label: torch.Tensor
+    label: NotRequired[torch.Tensor]
 
 
 def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -44,7 +44,7 @@ class PatchDataset(Dataset[Patch]):
     """Patches by number, without end.
 
     Args:
-        cases: The training cases.
+        cases: The training cases, with labels, or all of them without.
         plan: Patch size and labels.
         recipe: Augmentation and the part of patches centred on foreground.
         seed: Another seed gives other patches.
@@ -65,6 +65,7 @@ class PatchDataset(Dataset[Patch]):
                 axcodes=plan.preprocessing.axcodes,
                 labels=plan.labels,
                 spacing_mm=spacing_mm,
+                label_key="label" if self._cases[0].labelled else None,
             )
         self._drawn_epoch, self._order = 0, self._draw_order(0)
 
@@ -76,26 +77,30 @@ class PatchDataset(Dataset[Patch]):
         case = self._cases[int(self._order[place])]
         generator = _generator(self._seed, _PLACE, number)
         start = self._draw_start(case, generator)
-        image = torch.from_numpy(_read_box(case.image, start, self._patch, self._margin))
-        label = torch.from_numpy(_read_box(case.label[None], start, self._patch, self._margin))
+        sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, self._margin))}
+        if case.labelled:
+            label = _read_box(case.label[None], start, self._patch, self._margin)
+            sample["label"] = torch.from_numpy(label).float()
         if self._augment is not None:
             tracked = get_track_meta()
             set_track_meta(False)  # patches have left their grid; following it costs more than the transforms
             try:
                 self._augment.set_random_state(int(generator.integers(2**32)))
-                changed: dict[str, Any] = self._augment({"image": image, "label": label.float()})
+                sample = self._augment(sample)
             finally:
                 set_track_meta(tracked)
-            image, label = changed["image"], changed["label"]
-        return {"image": image.contiguous(), "label": label.long()}
+        patch: Patch = {"image": sample["image"].contiguous()}
+        if "label" in sample:
+            patch["label"] = sample["label"].long()
+        return patch
 
     def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
         return _generator(self._seed, _ORDER, epoch).permutation(len(self._cases))
 
     def _draw_start(self, case: CachedCase, generator: np.random.Generator) -> list[int]:
-        shape = np.asarray(case.label.shape)
+        shape = np.asarray(case.image.shape[1:])
         centre = generator.integers(0, shape)
-        if len(case.foreground) and generator.random() < self._foreground_fraction:
+        if case.labelled and len(case.foreground) and generator.random() < self._foreground_fraction:
             classes = np.unique(case.foreground[:, 0])
             chosen = case.foreground[case.foreground[:, 0] == generator.choice(classes)]
             centre = chosen[generator.integers(len(chosen)), 1:]
@@ -191,7 +196,7 @@ class WholeCases(Dataset[Patch]):
 
     def __getitem__(self, number: int) -> Patch:
         case = self._cases[number]
-        return {
-            "image": torch.from_numpy(np.array(case.image)),
-            "label": torch.from_numpy(np.array(case.label, dtype=np.int32)),
-        }
+        whole: Patch = {"image": torch.from_numpy(np.array(case.image))}
+        if case.labelled:
+            whole["label"] = torch.from_numpy(np.array(case.label, dtype=np.int32))
+        return whole

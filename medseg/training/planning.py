@@ -12,7 +12,8 @@ from medseg.errors import ConfigError
 from medseg.progress import Progress
 from medseg.runs import Fingerprint, Normalization, Plan, PreprocessingSpec, Recipe
 from medseg.training.architecture import Topology, Triple, plan_network, plan_topology, round_up
-from medseg.training.fingerprint import fingerprint
+from medseg.training.fingerprint import BODY_ABOVE_HU, fingerprint, is_ct
+from medseg.training.handover import EncoderSource
 
 __all__ = ["plan_from_dataset", "plan_from_fingerprint"]
 
@@ -24,25 +25,52 @@ SMALLEST_BATCH = 2
 
 
 def plan_from_dataset(dataset: Dataset, recipe: Recipe, progress: Progress | None = None) -> Plan:
-    """Read the training data and decide; see ``fingerprint`` for what is refused."""
-    return plan_from_fingerprint(dataset, fingerprint(dataset, AXCODES, progress), recipe)
+    """Read the training data and decide; see ``fingerprint`` for what is refused.
+
+    For a pretraining no label is read. Where the recipe names a run to take an encoder from, the plan takes
+    over what that encoder rests on.
+
+    Raises:
+        InputError: There is no such run, or a case cannot be trained on.
+        ConfigError: The recipe contradicts the run, or its patch size does not suit the network.
+    """
+    source = EncoderSource.of(recipe)
+    if recipe.pretrain is not None:
+        dataset = dataset.without_labels()
+    facts = fingerprint(dataset, AXCODES, progress, labelled=recipe.pretrain is None)
+    return plan_from_fingerprint(dataset, facts, recipe, source)
 
 
-def plan_from_fingerprint(dataset: Dataset, facts: Fingerprint, recipe: Recipe) -> Plan:
+def plan_from_fingerprint(
+    dataset: Dataset, facts: Fingerprint, recipe: Recipe, source: EncoderSource | None = None
+) -> Plan:
     """Decide from a fingerprint.
 
     The plan depends on data and recipe alone: not on the machine, nor on how the data set is laid out.
 
+    Args:
+        dataset: Its name, channels and labels.
+        facts: What its cases are like.
+        recipe: What a person chose.
+        source: The run that the encoder comes from, if any: of its plan spacing, normalisation and network
+            are taken over.
+
     Raises:
-        ConfigError: The recipe's patch size does not suit the network.
+        ConfigError: The recipe's patch size does not suit the network, or the recipe contradicts ``source``.
     """
     reasons: dict[str, str] = {"axcodes": "one orientation for all cases, whatever their files'"}
-    spacing = recipe.spacing_mm or facts.median_spacing_mm
-    reasons["spacing_mm"] = "given by the recipe" if recipe.spacing_mm else "median of the training cases"
-    normalization = tuple(
-        _normalization(name, facts, channel, reasons) for channel, name in enumerate(dataset.channel_names)
-    )
-    patch, topology = _patch(recipe, facts, spacing, reasons)
+    spacing = _spacing(recipe, facts, source, reasons)
+    patch, topology = _patch(recipe, facts, spacing, None if source is None else source.topology, reasons)
+    if source is None:
+        network = plan_network(dataset, recipe, topology, spacing, reasons)
+        normalization = tuple(
+            _normalization(name, facts, channel, reasons)
+            for channel, name in enumerate(dataset.channel_names)
+        )
+    else:
+        network, normalization = source.network(dataset, recipe), source.plan.preprocessing.normalization
+        taken_over = ("network", *(f"normalization of {name}" for name in dataset.channel_names))
+        reasons |= dict.fromkeys(taken_over, source.reason)
     return Plan(
         dataset=dataset.name,
         channel_names=dataset.channel_names,
@@ -51,32 +79,54 @@ def plan_from_fingerprint(dataset: Dataset, facts: Fingerprint, recipe: Recipe) 
         preprocessing=PreprocessingSpec(axcodes=AXCODES, spacing_mm=spacing, normalization=normalization),
         patch_size=patch,
         batch_size=recipe.training.batch_size or _batch(patch, reasons),
-        network=plan_network(dataset, recipe, topology, spacing, reasons),
+        network=network,
         reasons=reasons,
     )
 
 
+def _spacing(
+    recipe: Recipe, facts: Fingerprint, source: EncoderSource | None, reasons: dict[str, str]
+) -> tuple[float, float, float]:
+    taken_over = None if source is None else source.plan.preprocessing.spacing_mm
+    if source is not None and taken_over is not None:
+        if recipe.spacing_mm not in (None, taken_over):
+            raise ConfigError(
+                f"its encoder was trained at {taken_over} mm, the recipe's spacing_mm is {recipe.spacing_mm}",
+                where=source.run.path,
+                fix="leave spacing_mm out, or pretrain at the same",
+            )
+        reasons["spacing_mm"] = source.reason
+        return taken_over
+    reasons["spacing_mm"] = "given by the recipe" if recipe.spacing_mm else "median of the training cases"
+    return recipe.spacing_mm or facts.median_spacing_mm
+
+
 def _normalization(name: str, facts: Fingerprint, channel: int, reasons: dict[str, str]) -> Normalization:
     key = f"normalization of {name}"
-    if name.strip().upper() != "CT":
+    if not is_ct(name):
         reasons[key] = "not CT, so intensities have no unit: each image to mean 0 and deviation 1"
         return Normalization(scheme="zscore")
     intensity = facts.foreground_intensity[channel]
+    where = "the labelled structures"
+    if not facts.class_voxels:
+        where = f"the body (no labels: all voxels above {BODY_ABOVE_HU:g} HU)"
     if not intensity["lower"] < intensity["upper"]:
-        reasons[key] = "CT, but the labelled structures have one intensity: each image standardised"
+        reasons[key] = f"CT, but one intensity throughout {where}: each image standardised"
         return Normalization(scheme="zscore")
-    reasons[key] = (
-        "CT: clipped to percentiles 0.5 and 99.5 of the labelled structures, then standardised by them"
-    )
+    reasons[key] = f"CT: clipped to percentiles 0.5 and 99.5 of {where}, then standardised by them"
     return Normalization(scheme="clip_zscore", **intensity)
 
 
 def _patch(
-    recipe: Recipe, facts: Fingerprint, spacing: Sequence[float], reasons: dict[str, str]
+    recipe: Recipe,
+    facts: Fingerprint,
+    spacing: Sequence[float],
+    fixed: Topology | None,
+    reasons: dict[str, str],
 ) -> tuple[Triple, Topology]:
     if recipe.training.patch_size is not None:
         patch = recipe.training.patch_size
-        topology = plan_topology(patch, spacing)
+        topology = fixed or plan_topology(patch, spacing)
         fitted = round_up(patch, topology.divisor)
         if patch != fitted:
             raise ConfigError(
@@ -88,7 +138,7 @@ def _patch(
     wanted = np.maximum(1, size.round())
     reasons["patch_size"] = "the median case, each axis rounded up to what the network divides by"
     while True:
-        topology = plan_topology(wanted, spacing)
+        topology = fixed or plan_topology(wanted, spacing)
         patch = round_up(wanted, topology.divisor)
         if math.prod(patch) <= PATCH_BUDGET_VOXELS:
             return patch, topology

@@ -23,17 +23,19 @@ from torch.utils.data import DataLoader
 
 from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
-from medseg.files import output_folder, remove_partial_files, write_json
+from medseg.files import output_folder, remove_partial_files, sha256_of, write_json
 from medseg.inference import Compute, choose_compute
 from medseg.networks import build_network
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
-from medseg.training.module import SegmentationModule
+from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
+from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
+from medseg.training.pretraining import PretrainingModule, build_autoencoder
 from medseg.training.watching import (
     Checkpoints,
     ProgressBar,
@@ -87,12 +89,13 @@ def train(
     options: TrainingOptions | None = None,
     progress: Progress | None = None,
 ) -> RunFolder:
-    """Train one fold or several of a cross-validation.
+    """Train one fold or several of a cross-validation: a segmentation, or with ``pretrain`` an autoencoder.
 
-    All input is read and checked, and the plan made, before anything is written to ``out``.
+    All input is read and checked, and the plan made, before anything is written to ``out``. An encoder that
+    the recipe names is read from its run before the first step; the finished run needs it no more.
 
     Args:
-        dataset: Labelled cases.
+        dataset: Labelled cases; of a pretraining, labels are not looked at.
         recipe: What to train.
         out: The run's folder.
         folds: Which folds; all of them if left out, as an ensemble in one run.
@@ -113,6 +116,8 @@ def train(
     budget = options.budget or Budget(max_steps=recipe.training.max_steps)
     compute = choose_compute(options.device, recipe.training.precision)
     workers = _workers(compute) if options.workers is None else options.workers
+    if recipe.pretrain is not None:
+        dataset = dataset.without_labels()
     split = split_dataset(dataset, recipe.folds, recipe.split_seed)
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
@@ -123,17 +128,20 @@ def train(
     with output_folder(run.path):
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
+        unfinished = [fold for fold in chosen if not run.fold(fold).finished]
+        starts = _starts(recipe, plan, unfinished)
         facts = _what_repeats_it(dataset, budget, options)
         _begin(run, recipe, plan, split, facts)
-    unfinished = [fold for fold in chosen if not run.fold(fold).finished]
     try:
+        _record_starts(run, starts)
         cases = _prepared(run, dataset, plan, progress) if unfinished else {}
     except Exception:  # but who interrupts it can go on with what is done
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     for fold in unfinished:
-        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress).train(
+        start = starts.get(fold)
+        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start).train(
             [cases[name] for name in split.training(fold)],
             [cases[name] for name in split.validation(fold)],
         )
@@ -177,6 +185,30 @@ def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict
     write_json(manifest, run.manifest_path)
 
 
+def _starts(recipe: Recipe, plan: Plan, folds: Sequence[int]) -> dict[int, Path]:
+    """For each fold, the weights whose encoder it starts from, proven to fit; none if it starts at random."""
+    source = EncoderSource.of(recipe)
+    if source is None:
+        return {}
+    starts = {fold: source.weights(fold) for fold in folds}
+    for weights in dict.fromkeys(starts.values()):
+        require_fitting_encoder(plan, weights)
+    return starts
+
+
+def _record_starts(run: RunFolder, starts: dict[int, Path]) -> None:
+    """Note which weights each fold starts from, or prove that they are those that it started from."""
+    if not starts:
+        return
+    manifest = run.manifest()
+    recorded = manifest.setdefault("init_encoder", {})
+    for fold, path in starts.items():
+        facts = {"weights": str(path.resolve()), "sha256": sha256_of(path)}
+        before = recorded.setdefault(run.fold(fold).path.name, facts)
+        _refuse_differing(run, ["init_encoder"] if before["sha256"] != facts["sha256"] else [])
+    write_json(manifest, run.manifest_path)
+
+
 def _prepared(run: RunFolder, dataset: Dataset, plan: Plan, progress: Progress) -> dict[str, CachedCase]:
     """The preprocessed cases by id, whose files are proven to be those that the run was started with."""
     cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
@@ -211,6 +243,7 @@ class _Fold:
     compute: Compute
     workers: int
     progress: Progress
+    start: Path | None
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
@@ -244,16 +277,21 @@ class _Fold:
                 "minutes": round(module.minutes, 3),
                 "precision": str(self.compute.dtype).removeprefix("torch."),
                 "device": self.compute.device.type,
-                "mean_dice": module.mean_dice,
-                "dice": module.validation_dice,
+                **module.results(),
             },
             folder.finished_mark,
         )
         folder.resume_state.unlink(missing_ok=True)
 
-    def _module(self) -> SegmentationModule:
+    def _module(self) -> TrainingModule:
         torch.manual_seed(self.seed)
         network = build_network(self.plan.network.name, **self.plan.network.options)
+        if self.start is not None:
+            load_encoder(network, self.start)
+        pretrain = self.recipe.pretrain
+        if pretrain is not None:
+            autoencoder = build_autoencoder(network, pretrain)
+            return PretrainingModule(autoencoder, pretrain, self.plan, self.recipe, self.budget, self.seed)
         loss = build_loss(self.recipe)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 

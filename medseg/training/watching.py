@@ -19,7 +19,7 @@ from medseg.errors import BundleError, ConfigError, explain_os_errors
 from medseg.files import atomic_path, write_text
 from medseg.progress import Progress
 from medseg.runs import FoldFolder
-from medseg.training.module import SegmentationModule
+from medseg.training.module import TrainingModule
 
 __all__ = [
     "Checkpoints",
@@ -37,7 +37,7 @@ __all__ = [
 PER_CENT = 100.0
 
 
-def save_weights(module: SegmentationModule, path: Path) -> None:
+def save_weights(module: TrainingModule, path: Path) -> None:
     """Write the network's weights alone, atomically, in PyTorch's plain memory format."""
     weights = {
         name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()
@@ -76,7 +76,7 @@ class StopInTime(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        pl_module: SegmentationModule,
+        pl_module: TrainingModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -103,7 +103,7 @@ class StepLog(Callback):  # type: ignore[misc]
         self._path = path
         self._rows: list[list[float]] = []
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Drop the rows of steps that a resumed training makes again."""
         del trainer
         drop_rows_after(self._path, pl_module.step)
@@ -111,7 +111,7 @@ class StepLog(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        pl_module: SegmentationModule,
+        pl_module: TrainingModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -121,7 +121,7 @@ class StepLog(Callback):  # type: ignore[misc]
         rate = pl_module.optimizers().param_groups[0]["lr"]
         self._rows.append([pl_module.step, float(outputs["loss"]), rate])
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Write what was kept."""
         del pl_module
         header = ["step", "loss", "learning_rate"]
@@ -138,22 +138,22 @@ class ValidationLog(Callback):  # type: ignore[misc]
         self._fold = fold
         self._progress = progress
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Drop the rows of validations that a resumed training makes again."""
         del trainer
         drop_rows_after(self._fold.metrics, pl_module.step)
 
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Write a row; keep the weights if they are the best."""
-        dice, step = pl_module.mean_dice, pl_module.step
-        header = ["step", "minutes", *(f"dice_{name}" for name in pl_module.validation_dice), "mean_dice"]
-        row = [step, round(pl_module.minutes, 3), *pl_module.validation_dice.values(), dice]
+        step, columns = pl_module.step, pl_module.columns()
+        header = ["step", "minutes", *columns]
+        row = [step, round(pl_module.minutes, 3), *columns.values()]
         drop_rows_after(self._fold.metrics, step - 1)  # a training killed at its very end validates anew
         append_rows(self._fold.metrics, header, [row])
-        log_numbers(trainer, dict(zip(header[2:], row[2:], strict=True)), step)
-        self._progress.note(f"step {step}, {pl_module.minutes:.1f} min: mean Dice {dice:.4f}")
-        if dice > pl_module.best_dice:
-            pl_module.best_dice = dice
+        log_numbers(trainer, columns, step)
+        self._progress.note(f"step {step}, {pl_module.minutes:.1f} min: {pl_module.told()}")
+        if pl_module.quality > pl_module.best_quality:
+            pl_module.best_quality = pl_module.quality
             save_weights(pl_module, self._fold.weights("best"))
 
 
@@ -163,7 +163,7 @@ class Checkpoints(Callback):  # type: ignore[misc]
     def __init__(self, fold: FoldFolder) -> None:
         self._fold = fold
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Write it, unless the last step has spoilt the weights, which the next step's loss would show."""
         del trainer
         if not all(bool(tensor.isfinite().all()) for tensor in pl_module.network.state_dict().values()):
@@ -181,7 +181,7 @@ class ProgressBar(Callback):  # type: ignore[misc]
         self._advance: Callable[[float], None] = lambda _amount: None
         self._shown = 0.0
 
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: SegmentationModule) -> None:
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Draw it."""
         del trainer
         self._advance = self._stack.enter_context(self._progress.task(self._description, PER_CENT))
@@ -190,7 +190,7 @@ class ProgressBar(Callback):  # type: ignore[misc]
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
-        pl_module: SegmentationModule,
+        pl_module: TrainingModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -199,12 +199,12 @@ class ProgressBar(Callback):  # type: ignore[misc]
         del trainer, outputs, batch, batch_idx
         self._show(pl_module)
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: SegmentationModule, stage: str) -> None:
+    def teardown(self, trainer: lightning.Trainer, pl_module: TrainingModule, stage: str) -> None:
         """Take it away, also when the training failed."""
         del trainer, pl_module, stage
         self._stack.close()
 
-    def _show(self, module: SegmentationModule) -> None:
+    def _show(self, module: TrainingModule) -> None:
         reached = PER_CENT * module.progress
         self._advance(reached - self._shown)
         self._shown = reached

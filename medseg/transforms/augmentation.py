@@ -86,7 +86,7 @@ def augmentation_transforms(
     labels: LabelScheme,
     spacing_mm: Sequence[float] | None = None,
     image_key: str = "image",
-    label_key: str = "label",
+    label_key: str | None = "label",
 ) -> Compose:
     """Augmentation of a patch that was read with ``augmentation_margin`` around it.
 
@@ -100,12 +100,13 @@ def augmentation_transforms(
         spacing_mm: Spacing per axis; equal along all of them if left out. Where slices are thick, patches are
             turned within them alone.
         image_key: Key of the image (C, X, Y, Z).
-        label_key: Key of the class indices (1, X, Y, Z).
+        label_key: Key of the class indices (1, X, Y, Z); ``None`` where there is no label.
 
     Returns:
         A transform of dictionaries.
     """
-    both, image = [image_key, label_key], [image_key]
+    image = [image_key]
+    both = image if label_key is None else [image_key, label_key]
     angle = math.radians(choice.rotation_degrees)
     planes = ((1, 2), (0, 2), (0, 1))  # of a turn about each axis
     angles = tuple(angle if _turns(*plane, spacing_mm) else 0.0 for plane in planes)
@@ -117,7 +118,7 @@ def augmentation_transforms(
             spatial_size=tuple(patch_size),
             rotate_range=angles,
             scale_range=(choice.scale, choice.scale, choice.scale),
-            mode=("bilinear", "nearest"),
+            mode=("bilinear", "nearest")[: len(both)],
             padding_mode="zeros",
         )
     ]

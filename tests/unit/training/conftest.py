@@ -15,8 +15,9 @@ from medseg.files import write_json
 from medseg.geometry import Grid
 from medseg.io import write_volume
 from medseg.progress import SilentProgress
-from medseg.runs import Plan, Recipe
-from medseg.training import plan_from_dataset
+from medseg.runs import Plan, Recipe, RunFolder
+from medseg.runs.recipe import PretrainChoice
+from medseg.training import Budget, TrainingOptions, plan_from_dataset, train
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.volume import Volume
 
@@ -54,6 +55,15 @@ def plan(phantoms: Dataset, recipe: Recipe) -> Plan:
 @pytest.fixture(scope="session")
 def cases(phantoms: Dataset, plan: Plan, tmp_path_factory: pytest.TempPathFactory) -> list[CachedCase]:
     return prepare_cases(phantoms.cases, plan, tmp_path_factory.mktemp("cache"), SilentProgress())
+
+
+@pytest.fixture(scope="session")
+def pretrained(phantoms: Dataset, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A denoising pretraining of four steps, validated after two and four; nobody changes it."""
+    choice = PretrainChoice(noise_std=0.3, masked_fraction=0.1)
+    options = TrainingOptions(Budget(max_steps=4), seed=4, device="cpu", workers=0)
+    chosen = recipe.model_copy(update={"pretrain": choice})
+    return train(phantoms, chosen, tmp_path_factory.mktemp("runs") / "run", folds=[0], options=options)
 
 
 @pytest.fixture

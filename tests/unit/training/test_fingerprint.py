@@ -150,7 +150,7 @@ def test_a_case_without_label_and_a_set_without_cases_are_refused(phantoms: Data
     unlabelled = replace(phantoms.cases[0], label=None)
     with pytest.raises(InputError, match=r"mr_000\.nii\.gz: has no label"):
         read_labelled_case(unlabelled, phantoms.labels, 1)
-    with pytest.raises(InputError, match="holds no labelled case"):
+    with pytest.raises(InputError, match="holds no training case"):
         fingerprint(replace(phantoms, cases=()))
 
 

@@ -47,9 +47,9 @@ def test_dice_is_the_mean_over_cases_that_have_the_structure(plan: Plan) -> None
     module = _module(plan)
     _validate(module, half, full)
     # Class 1: 2 * 4 / (8 + 4) and 1. Class 2: missed once, then neither there nor given.
-    assert module.validation_dice["ventricles"] == pytest.approx((2 / 3 + 1) / 2)
-    assert module.validation_dice["left nucleus"] == 0.0
-    assert module.validation_dice["right nucleus"] is None
+    assert module.measured["ventricles"] == pytest.approx((2 / 3 + 1) / 2)
+    assert module.measured["left nucleus"] == 0.0
+    assert module.measured["right nucleus"] is None
     assert module.mean_dice == pytest.approx((2 / 3 + 1) / 4)
     assert module.validated_step == 0
 
@@ -58,7 +58,7 @@ def test_dice_is_the_mean_over_cases_that_have_the_structure(plan: Plan) -> None
 def test_structures_that_no_case_has_make_no_noise(plan: Plan) -> None:
     module = _module(plan)
     _validate(module, torch.ones(2, 2, 2, dtype=torch.int32))
-    assert module.validation_dice == {
+    assert module.measured == {
         "ventricles": 1.0,
         "left nucleus": None,
         "right nucleus": None,
@@ -109,12 +109,12 @@ def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
         "network": first.network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "validated_step": 4,
-        "validation_dice": {"ventricles": 0.25},
-        "best_dice": 0.5,
+        "measured": {"ventricles": 0.25},
+        "best_quality": 0.5,
     }
     second = _module(plan, nn.Conv3d(1, 5, 1))
     second.restore(state)
-    assert (second.step, second.validated_step, second.best_dice, second.mean_dice) == (6, 4, 0.5, 0.25)
+    assert (second.step, second.validated_step, second.best_quality, second.mean_dice) == (6, 4, 0.5, 0.25)
     assert second.progress == 0.6
     assert second.minutes == pytest.approx(2.0, abs=0.1)
     assert torch.equal(second.network.weight, first.network.weight)  # type: ignore[arg-type]

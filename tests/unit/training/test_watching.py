@@ -88,9 +88,10 @@ class _Module(SimpleNamespace):
             "step": 4,
             "minutes": 0.5,
             "progress": 0.4,
-            "mean_dice": 0.5,
-            "validation_dice": {"liver": 0.5, "spleen": None},
-            "best_dice": -1.0,
+            "quality": 0.5,
+            "columns": lambda: {"dice_liver": 0.5, "dice_spleen": None, "mean_dice": self.quality},
+            "told": lambda: "as told",
+            "best_quality": -1.0,
             "resume_state": lambda: state,
         }
         super().__init__(**(defaults | changes))
@@ -222,10 +223,10 @@ def test_a_validation_is_one_row_and_the_best_is_kept(tmp_path: Path) -> None:
     log = ValidationLog(fold, SimpleNamespace(note=notes.append))  # type: ignore[arg-type]
     module: Any = _Module()
     log.on_validation_end(_trainer(), module)
-    assert module.best_dice == 0.5
+    assert module.best_quality == 0.5
     first = fold.weights("best").read_bytes()
-    for step, dice in ((5, 0.25), (6, 0.75), (6, 0.75)):  # the last one as after a kill at the very end
-        module.step, module.mean_dice = step, dice
+    for step, quality in ((5, 0.25), (6, 0.75), (6, 0.75)):  # the last one as after a kill at the very end
+        module.step, module.quality = step, quality
         log.on_validation_end(_trainer(), module)
         if step == 5:
             with torch.no_grad():
@@ -235,4 +236,4 @@ def test_a_validation_is_one_row_and_the_best_is_kept(tmp_path: Path) -> None:
     assert fold.metrics.read_text(encoding="utf-8") == (
         "step,minutes,dice_liver,dice_spleen,mean_dice\n4,0.5,0.5,,0.5\n5,0.5,0.5,,0.25\n6,0.5,0.5,,0.75\n"
     )
-    assert notes[0] == "step 4, 0.5 min: mean Dice 0.5000"
+    assert notes[0] == "step 4, 0.5 min: as told"

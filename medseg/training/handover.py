@@ -1,0 +1,166 @@
+"""Starting from another run's encoder: what is taken over of its plan, and its weights, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medseg.data import Dataset
+from medseg.errors import BundleError, ConfigError
+from medseg.networks import build_network
+from medseg.runs import NetworkPlan, Plan, Recipe, RunFolder
+from medseg.segmenters import read_weights
+from medseg.training.architecture import Topology
+
+__all__ = ["EncoderSource", "load_encoder", "require_fitting_encoder"]
+
+_PREFIX = "encoder."
+
+
+@dataclass(frozen=True)
+class EncoderSource:
+    """The run that a recipe's ``init_encoder`` names: a pretraining, or a segmentation.
+
+    Attributes:
+        run: Its folder.
+        recipe: Its recipe.
+        plan: Its plan.
+    """
+
+    run: RunFolder
+    recipe: Recipe
+    plan: Plan
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> EncoderSource | None:
+        """Where a recipe's encoder comes from; ``None`` if it starts from random weights.
+
+        Raises:
+            InputError: There is no run in the folder.
+            BundleError: The run is damaged.
+            ConfigError: It trains another network, or one of other base features.
+        """
+        if recipe.init_encoder is None:
+            return None
+        run = RunFolder.open(recipe.init_encoder)
+        source = cls(run, run.recipe(), run.plan())
+        source._require_the_same_network(recipe)
+        return source
+
+    @property
+    def reason(self) -> str:
+        """Why a plan says what this run's plan says."""
+        return f"as in {self.run.path}, whose encoder it starts from"
+
+    @property
+    def topology(self) -> Topology | None:
+        """The levels of its network, where it has any that a plan decides."""
+        options = self.plan.network.options
+        if not {"kernel_sizes", "strides"} <= options.keys():
+            return None
+        kernels, strides = (tuple(tuple(e) for e in options[name]) for name in ("kernel_sizes", "strides"))
+        return Topology(kernels, strides)
+
+    def network(self, dataset: Dataset, recipe: Recipe) -> NetworkPlan:
+        """The same network for another data set; the recipe's options go before what is taken over.
+
+        Raises:
+            ConfigError: The data set has another number of channels.
+        """
+        channels = len(dataset.channel_names)
+        if channels != len(self.plan.channel_names):
+            raise ConfigError(
+                f"its encoder sees {len(self.plan.channel_names)} channels, the data set has {channels}",
+                where=self.run.path,
+                fix="pretrain on images of the same channels",
+            )
+        own = {"in_channels": channels, "out_channels": len(dataset.labels)}
+        options = self.plan.network.options | own | recipe.network.options
+        return NetworkPlan(name=recipe.network.name, options=options)
+
+    def weights(self, fold: int) -> Path:
+        """The last weights of the fold of the same number, or of the only fold that is trained.
+
+        Raises:
+            BundleError: No fold is trained.
+            ConfigError: Several are, but not this one.
+        """
+        trained = {folder.index: folder for folder in self.run.trained_folds()}
+        if fold not in trained and len(trained) > 1:
+            raise ConfigError(
+                f"has no fold {fold} to take an encoder from",
+                where=self.run.path,
+                fix=f"train that fold there, or one of {', '.join(map(str, trained))} here",
+            )
+        return trained[fold if fold in trained else min(trained)].weights()
+
+    def _require_the_same_network(self, recipe: Recipe) -> None:
+        theirs, ours = self.recipe.network, recipe.network
+        if theirs.name != ours.name:
+            raise ConfigError(
+                f"holds an encoder of network '{theirs.name}', the recipe trains '{ours.name}'",
+                where=self.run.path,
+                fix=f"choose network.name: {theirs.name}, or pretrain '{ours.name}'",
+            )
+        if "base_features" in ours.model_fields_set and ours.base_features != theirs.base_features:
+            raise ConfigError(
+                f"holds an encoder of {theirs.base_features} base features, the recipe asks for "
+                f"{ours.base_features}",
+                where=self.run.path,
+                fix=f"set network.base_features to {theirs.base_features}, or pretrain with "
+                f"{ours.base_features}",
+            )
+
+
+def require_fitting_encoder(plan: Plan, weights: Path) -> None:
+    """Prove that a file holds the weights of the planned network's encoder, all of them and no other.
+
+    Raises:
+        ConfigError: It does not; the error names the first weight that differs.
+        BundleError: The file is damaged, or a weight is NaN or infinite.
+    """
+    with torch.device("meta"):
+        network = build_network(plan.network.name, **plan.network.options)
+    _fitting_weights(network, weights)
+
+
+def load_encoder(network: nn.Module, weights: Path) -> None:
+    """Give a network the encoder of another run; errors as ``require_fitting_encoder``'s."""
+    _encoder_of(network).load_state_dict(_fitting_weights(network, weights))
+
+
+def _encoder_of(network: nn.Module) -> nn.Module:
+    encoder: Any = network.get_submodule(_PREFIX.removesuffix("."))
+    return encoder  # type: ignore[no-any-return]
+
+
+def _fitting_weights(network: nn.Module, path: Path) -> dict[str, Tensor]:
+    stored = {
+        name.removeprefix(_PREFIX): tensor
+        for name, tensor in read_weights(path).items()
+        if name.startswith(_PREFIX)
+    }
+    wanted = _encoder_of(network).state_dict()
+    problem = None
+    for name in dict.fromkeys((*wanted, *stored)):
+        if name not in stored:
+            problem = f"its encoder lacks '{name}'"
+        elif name not in wanted:
+            problem = f"its encoder has '{name}', which the network's has not"
+        elif stored[name].shape != wanted[name].shape:
+            here, there = tuple(wanted[name].shape), tuple(stored[name].shape)
+            problem = f"its encoder's '{name}' has shape {there}, the network's {here}"
+        if problem is not None:
+            raise ConfigError(
+                problem,
+                where=path,
+                fix="leave out of network.options what shapes the encoder, or pretrain with the same options",
+            )
+    broken = [name for name, tensor in stored.items() if not tensor.isfinite().all()]
+    if broken:
+        raise BundleError(f"'{broken[0]}' is NaN or infinite", where=path, fix="pretrain anew")
+    return stored
