@@ -153,7 +153,7 @@ def test_batch_norm_refuses_what_pools_to_one_voxel_in_training() -> None:
         ({"kernel_sizes": [3, 2]}, r"kernel size \(2, 2\) is even"),
         ({"counts": (1, 2, 3)}, "counts has 3 entries for 2 levels"),
         ({"counts": 0}, "counts=0 is not a positive whole number"),
-        ({"decoder": "mirored"}, "decoder='mirored' is unknown; did you mean 'mirrored'"),
+        ({"decoder": "mirrord"}, "decoder='mirrord' is unknown; did you mean 'mirrored'"),
         ({"dropout": 1.0}, "dropout=1.0 is no probability"),
         ({"activation": "relo"}, "did you mean 'relu'"),
     ],
