@@ -253,8 +253,9 @@ class Grid:
         """A grid of the given spacing that encloses every voxel centre of this one.
 
         The axes' directions and the centre stay. The outermost new centres lie on or outside the outermost
-        old ones, so that what was computed on the new grid reaches every old voxel by interpolation alone;
-        at most half a new voxel is added on either side. An axis that has the spacing already (within
+        old ones (or inside by less than ``GRID_TOLERANCE_VOXELS``, where another voxel would serve nothing),
+        so that what was computed on the new grid reaches every old voxel by interpolation alone; at most half
+        a new voxel is added on either side. An axis that has the spacing already (within
         ``GRID_TOLERANCE_VOXELS`` over its length) is left as it is; a single slice keeps its thickness.
 
         Raises:
