@@ -141,8 +141,10 @@ NETWORKS = Registry(
         "deeplab": Entry(
             "medseg.networks.deeplab:DeepLab", "DeepLab (Chen 2017), with atrous spatial pyramid pooling"
         ),
+        "dilated": Entry("medseg.networks.dilated:DilatedNet", "dilated net and context module (Yu 2016)"),
         "fc_densenet": Entry("medseg.networks.fc_densenet:FCDenseNet", "FC-DenseNet (Jegou 2017)"),
         "fcn": Entry("medseg.networks.fcn:FCN", "FCN-32s, 16s, 8s (Long 2015)"),
+        "highresnet": Entry("medseg.networks.highresnet:HighResNet", "HighRes3DNet (Li 2017)"),
         "refinenet": Entry("medseg.networks.refinenet:RefineNet", "RefineNet (Lin 2017), in cascaded blocks"),
         "segnet": Entry("medseg.networks.segnet:SegNet", "SegNet and SegNet-Basic (Badrinarayanan 2017)"),
         "unet": Entry("medseg.networks.unet:UNet", "U-Net (Ronneberger 2015), 3D U-Net (Cicek 2016)"),

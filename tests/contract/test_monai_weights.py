@@ -4,6 +4,7 @@
 |---|---|
 | `BasicUNet` | `unet`; MONAI's last step up keeps the channels, so the two finest widths are equal here |
 | `DynUNet`, plain and with `res_block`, with its deep-supervision heads | `unet` with `downsample="conv"`, and `units="residual_encoder"`, and `deep_supervision`; MONAI gives a level on the way up the kernel of the level below it, so kernels are equal here |
+| `HighResNet`, of a quarter of its widths | `highresnet`; MONAI's norm and activation behind the class scores, which make them all positive, are left out |
 | `VNet`, of a quarter of its widths | `vnet`, its configuration `vnet_monai` |
 
 The exceptions, and why:
@@ -200,8 +201,23 @@ def _swap_halves(value: Tensor, axis: int) -> None:
         value.data.copy_(torch.cat(value.chunk(2, dim=axis)[::-1], dim=axis))
 
 
+def highresnet(dims: int) -> Pair:
+    ours = build_network("highresnet", dims, IN_CHANNELS, CLASSES, base_features=4)
+    theirs = nets.HighResNet(dims, IN_CHANNELS, CLASSES, bias=True, layer_params=HIGHRES_LAYERS)
+    theirs.blocks[-1] = theirs.blocks[-1].conv
+    return share_weights(ours, theirs, dims)
+
+
+HIGHRES_LAYERS = (
+    {"n_features": 4, "kernel_size": 3},
+    *({"n_features": width, "kernels": (3, 3), "repeat": 3} for width in (4, 8, 16)),
+    {"n_features": 20, "kernel_size": 1},
+    {"kernel_size": 1},
+)
+
+
 @pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("pair", [basic_unet, dyn_unet, dyn_unet_of_residual_units, vnet])
+@pytest.mark.parametrize("pair", [basic_unet, dyn_unet, dyn_unet_of_residual_units, highresnet, vnet])
 def test_the_same_weights_give_the_same(pair: Callable[[int], Pair], dims: int) -> None:
     torch.manual_seed(0)
     ours, theirs = pair(dims)

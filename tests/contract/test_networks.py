@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from medseg.errors import ConfigError
 from medseg.networks import build_network, network_names
+from medseg.networks.blocks import ContextModule
 
 SMALL: dict[str, dict[str, Any]] = {
     "deconvnet": {"features": (4, 6, 8)},
@@ -34,8 +35,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "deeplab-3": ("deeplab", {"version": 3, "aspp_features": 8, "backbone": "residual"}),
     "deeplab-3-image": ("deeplab", {"version": 3, "aspp_features": 8, "image_feature": True}),
     "deeplab-vgg": ("deeplab", {"backbone": "vgg", "aspp_features": 8, "output_stride": 4}),
+    "dilated-large": ("dilated", {"context": "large"}),
     "refinenet-resnet": ("refinenet", {"cascades": 1, "stem": "resnet"}),
     "segnet-basic": ("segnet", {"decoder": "basic", "counts": 1}),
+    "unet-context": ("unet", {"context": "basic"}),
     "unet-gated": (
         "unet",
         {"attention": True, "deep_supervision": True, "upsample": "linear", "widening": "before_pooling"},
@@ -241,6 +244,8 @@ def test_activations_keep_their_deviation_without_norm(name: str, dims: int) -> 
         seen: list[float] = []
         # What ends a residual branch is small on purpose: the sum keeps the scale.
         ends = [end for m in network.modules() if hasattr(m, "branch_ends") for end in m.branch_ends()]
+        # A context module draws nothing, it hands on what it was given.
+        ends += [layer for m in network.modules() if isinstance(m, ContextModule) for layer in m.modules()]
         for module in network.modules():
             if is_convolution(module) and module not in ends:
                 module.register_forward_hook(
