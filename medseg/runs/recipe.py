@@ -235,7 +235,8 @@ class Recipe(_Part):
     With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
     ``training.foreground_fraction`` then have no say. ``init_encoder`` names the folder of a run, as seen
     from the current directory, whose encoder the network starts from; what that network's shape rests on
-    (spacing, normalisation, levels, features) is taken over from there.
+    (spacing, normalisation, levels, features) is taken over from there. ``folds`` is 5 if left out, or what
+    the data set itself declares.
 
     Example:
         >>> load_recipe("unet").network.name
@@ -243,7 +244,7 @@ class Recipe(_Part):
     """
 
     description: str = ""
-    folds: int = Field(default=5, ge=2)
+    folds: int | None = Field(default=None, ge=2)
     split_seed: int = 0
     spacing_mm: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     network: NetworkChoice = NetworkChoice()

@@ -48,6 +48,21 @@ def run(phantoms: Dataset, recipe: Recipe, tmp_path_factory: pytest.TempPathFact
     return train(phantoms, recipe, tmp_path_factory.mktemp("runs") / "run", folds=[0], options=_options())
 
 
+def test_a_split_that_the_data_brings_along_is_kept(
+    phantoms: Dataset, recipe: Recipe, tmp_path: Path
+) -> None:
+    names = [case.id for case in phantoms.cases]
+    declared = Split(seed=None, folds=((names[0],),), training_only=tuple(names[1:]))
+    dataset = replace(phantoms, declared_split=declared)
+
+    run = train(dataset, recipe.model_copy(update={"folds": None}), tmp_path / "run", options=_options())
+
+    assert Split.load(run.split_path) == declared
+    assert [fold.index for fold in run.folds()] == [0]
+    with pytest.raises(ConfigError, match="3 folds are asked for, the dataset declares 1"):
+        train(dataset, recipe.model_copy(update={"folds": 3}), tmp_path / "other", options=_options())
+
+
 def test_a_run_holds_all_that_repeats_it(
     run: RunFolder, phantoms: Dataset, recipe: Recipe, plan: Any
 ) -> None:
