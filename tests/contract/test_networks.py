@@ -21,7 +21,7 @@ from medseg.networks.blocks import ContextModule
 
 SMALL: dict[str, dict[str, Any]] = {
     "deconvnet": {"features": (4, 6, 8)},
-    "deeplab": {"features": (8, 12, 16), "rates": (1, 2)},
+    "deeplab": {"features": (8, 12, 16), "rates": (1, 2), "aspp_features": 8},
     "fc_densenet": {"base_features": 16, "growth_rate": 8, "layers": 2, "strides": (2, 2)},
     "fcn": {"features": (4, 6, 8)},
     "refinenet": {"features": (8, 12, 16)},
@@ -32,9 +32,9 @@ SMALL: dict[str, dict[str, Any]] = {
 """Options that make each network tiny; a network without an entry is tested at its defaults."""
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "deeplab-3": ("deeplab", {"version": 3, "aspp_features": 8, "backbone": "residual"}),
-    "deeplab-3-image": ("deeplab", {"version": 3, "aspp_features": 8, "image_feature": True}),
-    "deeplab-vgg": ("deeplab", {"backbone": "vgg", "aspp_features": 8, "output_stride": 4}),
+    "deeplab-3": ("deeplab", {"version": 3, "backbone": "residual"}),
+    "deeplab-3-image": ("deeplab", {"version": 3, "image_feature": True}),
+    "deeplab-vgg": ("deeplab", {"backbone": "vgg", "aspp_features": None, "output_stride": 2}),
     "dilated-large": ("dilated", {"context": "large"}),
     "refinenet-resnet": ("refinenet", {"cascades": 1, "stem": "resnet"}),
     "segnet-basic": ("segnet", {"decoder": "basic", "counts": 1}),

@@ -88,11 +88,19 @@ def written_out(network: DeepLab, images: Tensor, rates: tuple[int, ...]) -> Ten
 def test_forward_is_the_network_written_out() -> None:
     torch.manual_seed(0)
     network = DeepLab(
-        2, 2, 3, features=(4, 6, 8, 10), norm=None, backbone="residual", counts=(0, 1, 1, 1), output_stride=4
+        2,
+        2,
+        3,
+        features=(4, 6, 8, 10),
+        norm=None,
+        backbone="residual",
+        counts=(0, 1, 1, 1),
+        rates=(2, 4, 6),
+        aspp_features=None,
     )
     randomise_biases(network)
     images = torch.randn(2, 2, 37, 42)
-    torch.testing.assert_close(network(images), written_out(network, images, (2, 4, 6, 8)))
+    torch.testing.assert_close(network(images), written_out(network, images, (2, 4, 6)))
 
 
 def test_the_summed_pyramid_sums_the_scores_of_its_hidden_branches() -> None:
@@ -145,6 +153,7 @@ def rates_of(network: DeepLab) -> list[tuple[int, ...]]:
 def test_rates_follow_the_spacing_of_the_grid_that_they_stand_on() -> None:
     geometry: dict[str, Any] = {
         "features": (4, 8, 8),
+        "aspp_features": None,
         "strides": ((2, 2, 1), 2),
         "kernel_sizes": ((3, 3, 1), 3, 3),
     }
@@ -157,9 +166,10 @@ def test_rates_follow_the_spacing_of_the_grid_that_they_stand_on() -> None:
 
 
 def test_rates_one_an_axis_are_taken_as_they_are() -> None:
-    network = DeepLab(features=(4, 8), rates=((3, 2, 1), 4), spacing_mm=(1.0, 1.0, 2.0))
+    options: dict[str, Any] = {"features": (4, 8), "aspp_features": None}
+    network = DeepLab(**options, rates=((3, 2, 1), 4), spacing_mm=(1.0, 1.0, 2.0))
     assert rates_of(network) == [(3, 2, 1), (4, 4, 2)]
-    assert rates_of(DeepLab(features=(4, 8))) == [(2,) * 3, (4,) * 3, (6,) * 3, (8,) * 3]
+    assert rates_of(DeepLab(**options)) == [(1,) * 3, (2,) * 3, (4,) * 3, (6,) * 3]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +253,7 @@ def test_every_backbone_and_version_learns(backbone: str, version: int) -> None:
         ({"backbone": "vgg", "multi_grid": (1, 2)}, "backbone='vgg' has no residual units; leave stem"),
         ({"stem": "resnet", "output_stride": 1}, "is less than that of stem='resnet'; give 2 or more"),
         ({"version": 1}, "version=1 is unknown; choose 2 or 3"),
-        ({"version": 3}, "version=3 joins features and needs aspp_features"),
+        ({"version": 3, "aspp_features": None}, "version=3 joins features and needs aspp_features"),
         ({"image_feature": True}, "version=2 sums scores and has no image_feature; choose version=3"),
         ({"aspp_features": 0}, "aspp_features=0 is not a positive"),
         ({"rates": ()}, "rates is empty"),
