@@ -62,9 +62,10 @@ def _export(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
             return torch.export.export(network, (images,), strict=False)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        what, _, fix = reason.partition("; ")
         raise InputError(
-            f"the network cannot be captured at shape {shape}: {reason}",
-            fix="give a shape that the network takes",
+            f"the network cannot be captured at shape {shape}: {what}",
+            fix=fix or "give a shape that the network takes",
         ) from error
 
 

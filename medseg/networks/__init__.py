@@ -6,16 +6,41 @@ Each is a plain ``torch.nn.Module`` made of plain keyword arguments, so that it 
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
 from medseg.errors import ConfigError
-from medseg.registry import NETWORKS
+from medseg.registry import NETWORKS, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["build_network", "network_names"]
+    from medseg.networks.receptive_fields import halo, receptive_field
+    from medseg.networks.summary import summarize
+
+__all__ = [
+    "build_configuration",
+    "build_network",
+    "configurations",
+    "halo",
+    "network_names",
+    "receptive_field",
+    "summarize",
+]
+
+# Imported when asked for: they need PyTorch, and listing names shall not.
+_LATER = {
+    "halo": "medseg.networks.receptive_fields",
+    "receptive_field": "medseg.networks.receptive_fields",
+    "summarize": "medseg.networks.summary",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LATER[name]), name)
 
 
 def network_names() -> tuple[str, ...]:
@@ -70,3 +95,42 @@ def _with_context(network: nn.Module, name: str, context: str, options: dict[str
     except ValueError as error:
         what, _, fix = str(error).partition("; ")
         raise ConfigError(what, where=f"network '{name}'", fix=fix) from error
+
+
+def configurations() -> dict[str, tuple[str, dict[str, Any]]]:
+    """The papers' own configurations: name → (network's name, options).
+
+    Each network's module lists them as ``CONFIGURATIONS``; all of them are imported.
+
+    Example:
+        >>> network, options = configurations()["unet_2015"]
+        >>> network, options["features"]
+        ('unet', (64, 128, 256, 512, 1024))
+    """
+    found: dict[str, tuple[str, dict[str, Any]]] = {}
+    for network in NETWORKS.names():
+        module = importlib.import_module(NETWORKS.entry(network).target.partition(":")[0])
+        for name, options in getattr(module, "CONFIGURATIONS", {}).items():
+            found[name] = (network, dict(options))
+    return dict(sorted(found.items()))
+
+
+def build_configuration(name: str) -> nn.Module:
+    """Make the network of a paper.
+
+    Args:
+        name: One of :func:`configurations`.
+
+    Raises:
+        ConfigError: The name is unknown.
+
+    Example:
+        >>> build_configuration("unet2015")
+        Traceback (most recent call last):
+        medseg.errors.ConfigError: unknown configuration 'unet2015'; did you mean 'unet_2015'?
+    """
+    known = configurations()
+    if name not in known:
+        raise ConfigError(f"unknown configuration '{name}'", fix=did_you_mean(name, known))
+    network, options = known[name]
+    return build_network(network, **options)

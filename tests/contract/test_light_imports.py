@@ -15,7 +15,9 @@ LIGHT = [
     "medseg.geometry",
     "medseg.labels",
     "medseg.metrics",
+    "medseg.networks",
     "medseg.progress",
+    "medseg.ranges",
     "medseg.registry",
     "medseg.volume",
 ]

@@ -273,8 +273,8 @@ def test_files_of_networks_import_torch_and_each_other_alone() -> None:
     folder = Path(build_network.__code__.co_filename).parent
     allowed = {"torch", "medseg", *sys.stdlib_module_names}
     for file in folder.glob("*.py"):
-        if file.name == "__init__.py":
-            continue
+        if file.name in ("__init__.py", "receptive_fields.py", "summary.py"):
+            continue  # no bundle carries these
         modules = re.findall(
             r"^(?:from|import) ([\w.]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE
         )
