@@ -24,12 +24,14 @@ class Constant:
         shape: Its shape.
         uniform: Whether all its entries are equal whatever the parameters are, as zeros are.
         value: Its entry, where it is uniform and known.
+        derived: Whether it is computed from what it is made of, instead of being a parameter or buffer.
     """
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
     uniform: bool = False
     value: float | None = None
+    derived: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,16 +161,14 @@ class Call:
             shares_memory: If not given, whether the call works in place.
             **options: Beside the call's plain arguments.
         """
-        weights = {
-            role: value.names
-            for role, value in self.arguments.items()
-            if isinstance(value, Constant) and value.names
-        }
+        constants = {role: value for role, value in self.arguments.items() if isinstance(value, Constant)}
+        weights = {role: value.names for role, value in constants.items() if value.names}
         plain = {
             role: value
             for role, value in self.arguments.items()
             if value is not None and not any(True for _ in tensors_in(value))
         }
+        plain |= {role: value.value for role, value in constants.items() if value.value is not None}
         sizes = self.builder.parameter_sizes
         node = Node(
             name=name or self.name,
@@ -180,6 +180,7 @@ class Call:
             ranges=tuple(ranges if ranges is not None else self.pointwise),
             options={**plain, **options},
             weights=weights,
+            derived=tuple(role for role in weights if constants[role].derived),
             parameter_count=sum(sizes.get(entry, 0) for entry in dict.fromkeys(sum(weights.values(), ()))),
             shares_memory=self.in_place if shares_memory is None else shares_memory,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,6 +25,7 @@ from medseg.ranges import Pointwise
 __all__ = ["capture"]
 
 _HANDLERS = {**LAYERS, **OPERATIONS}
+_AXES = re.compile(r"([123])d(?:_|$)")
 _CHECKS = ("_assert_tensor_metadata", "_assert_scalar", "_assert_async")
 
 
@@ -150,6 +152,9 @@ class _Translation:
             return fold(call)
         if call.operation not in _HANDLERS:
             call.refuse("is not known to work on one range of slices at a time")
+        axes = _AXES.search(call.operation)
+        if axes is not None and int(axes[1]) != self._builder.spatial_dims:
+            call.refuse(f"looks along {axes[1]} axes where the image has {self._builder.spatial_dims}")
         if call.in_place and changes_what_others_read(node):
             call.refuse("changes in place what another layer still reads")
         return _HANDLERS[call.operation](call)

@@ -36,6 +36,7 @@ class Node:
         ranges: One for each spatial axis; the same for all inputs.
         options: Its other arguments by name, such as ``stride``, ``groups`` or ``eps``.
         weights: Names of the parameters and buffers behind each argument that is none of ``inputs``.
+        derived: Those of ``weights`` that are computed from what they name, instead of being it.
         parameter_count: Parameters (not buffers) that it reads.
         shares_memory: Whether the result lies in its first input's memory: a view, or done in place.
     """
@@ -49,6 +50,7 @@ class Node:
     ranges: tuple[AxisRange, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     weights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    derived: tuple[str, ...] = ()
     parameter_count: int = 0
     shares_memory: bool = False
 

@@ -29,6 +29,8 @@ def _convolution(call: Call) -> Value:
     if call.arguments.get("transposed") or call.operation.startswith("conv_transpose"):
         return _transposed_convolution(call, source, weight)
     kernel = weight.shape[2:]
+    if len(kernel) != len(call.axes):
+        call.refuse(f"looks along {len(kernel)} axes where the image has {len(call.axes)}")
     stride, dilation = call.per_axis("stride"), call.per_axis("dilation")
     padding = _convolution_padding(call, kernel, dilation)
     ranges = [Window(kernel[a], stride[a], padding[a], dilation[a]) for a in call.axes]

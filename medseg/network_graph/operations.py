@@ -59,7 +59,8 @@ def fold(call: Call) -> Constant:
     plain = call.operation in OPERATIONS
     uniform = plain and bool(parts) and all(part.uniform for part in parts)
     kept = uniform and call.operation in (*_VIEWS, *_SAME, "expand", "repeat", *_CUTS)
-    return Constant(names, call.shapes[0], uniform, parts[0].value if kept else None)
+    derived = call.operation not in _SAME or any(part.derived for part in parts)
+    return Constant(names, call.shapes[0], uniform, parts[0].value if kept else None, derived)
 
 
 def _elementwise(call: Call) -> Value:
@@ -76,9 +77,9 @@ def _operand(call: Call, value: Value, position: int) -> Node | None:
     after = call.shapes[0][-len(call.axes) :]
     if isinstance(value, Constant):
         if all(length == 1 for length in value.shape[-len(after) :]):
+            if not value.names and value.value is None:
+                call.refuse("takes a constant that the network makes up anew")
             return None
-        if not value.uniform:
-            call.refuse("takes a constant that varies over space")
         return _constant(call, value, position)
     node = call.node_of(value, "operand")
     if node.size == after:
@@ -99,6 +100,10 @@ def _prelu(call: Call) -> Value:
 
 def _constant(call: Call, value: Constant, position: int) -> Node:
     """A map of one value, such as zeros that are joined on."""
+    if not value.uniform:
+        call.refuse("takes a constant that varies over space")
+    if value.value is None:
+        call.refuse("takes a constant that the network makes up anew")
     return call.add(
         "constant",
         [],
@@ -111,6 +116,8 @@ def _constant(call: Call, value: Constant, position: int) -> Node:
 
 def _dropout(call: Call) -> Value:
     source = call.arguments["self" if call.in_place else "input"]
+    if call.arguments["train"]:
+        call.refuse("drops voxels at random, in evaluation too")
     if isinstance(source, Flat | FlatUnpooled):
         return source
     return call.add(call.operation, [call.node_of(source, "input")], shares_memory=True)
@@ -173,8 +180,6 @@ def _join(call: Call) -> Value:
     inputs = []
     for position, value in enumerate(operands):
         if isinstance(value, Constant):
-            if not value.uniform:
-                call.refuse("takes a constant that varies over space")
             inputs.append(_constant(call, value, position))
         else:
             inputs.append(call.node_of(value, f"tensors[{position}]"))

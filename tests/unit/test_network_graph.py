@@ -320,7 +320,10 @@ class Attention(nn.Module):
         (lambda x: torch.cat([x, x], 2), "joins along space"),
         (lambda x: x.repeat(1, 1, 2, 1), "repeats space"),
         (lambda x: x + torch.arange(14), "varies over space"),
+        (lambda x: x + torch.arange(2).view(1, 2, 1, 1), "makes up anew"),
         (lambda x: functional.conv2d(x, x[:, :, :3, :3]), "weights that depend on the image"),
+        (lambda x: functional.avg_pool3d(x.unsqueeze(1), 2), "looks along 3 axes where the image has 2"),
+        (lambda x: functional.dropout(x, 0.5, training=True), "drops voxels at random"),
         (
             lambda x: torch.zeros(1, 2, 168).scatter(2, x.flatten(2).long(), x.flatten(2)),
             "no max pooling gave",
@@ -416,6 +419,12 @@ def test_huge_shapes_cost_nothing() -> None:
     assert last(capture(network, (1, 1, 8192, 8192, 8192))).shape == (1, 2, 8192, 8192, 8192)
 
 
+def test_numbers_are_kept() -> None:
+    assert last(graph_of(lambda x: x * torch.full((), 3.0))).options["other"] == 3.0
+    assert last(graph_of(lambda x: torch.where(x > 0, x, torch.ones(1, 2, 1, 1)))).options["other"] == 1.0
+    assert last(graph_of(lambda x: 2.0 - x)).options["other"] == 2.0
+
+
 def test_shared_weights_are_named_by_both() -> None:
     layer = nn.Conv2d(2, 2, 3, padding=1)
     graph = capture(nn.Sequential(layer, layer), SHAPE)
@@ -427,6 +436,7 @@ def test_shared_weights_are_named_by_both() -> None:
 def test_weights_made_of_parameters_are_named_by_them() -> None:
     layer = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 3, 3))
     node = last(capture(layer, SHAPE))
+    assert node.derived == ("weight",)
     assert node.ranges == (Window(3), Window(3))
     assert node.parameter_count == sum(entry.numel() for entry in layer.parameters())
 
