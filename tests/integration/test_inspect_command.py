@@ -65,10 +65,16 @@ def test_all_networks_side_by_side(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["network"] for row in found] == list(network_names())
     assert all(row["output_shapes"] == [[1, 2, 64, 64]] for row in found)
     assert all(row["receptive_field"] for row in found)
-    assert main(["inspect", "--all", "--shape", "64,64", "--option", "norm=group"]) == 0
-    table = capsys.readouterr().out
-    assert "no: encoder.levels.0.convs.0.norm" in table
-    assert sum(line.startswith("│") for line in table.splitlines()) == len(found)
+
+
+def test_a_comparison_names_the_layer_that_is_not_local(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medseg.networks.network_names", lambda: ("segnet", "unet"))
+    assert main(["inspect", "--all", "--shape", "64,64", "--option", "norm=group", *TINY]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert [row.split("│")[1].strip() for row in rows] == ["segnet", "unet"]
+    assert all("no: encoder.levels.0.convs.0.norm" in row for row in rows)
 
 
 @pytest.mark.parametrize(
