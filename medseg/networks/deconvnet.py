@@ -27,12 +27,12 @@ from medseg.networks.blocks import (
     transposed_operator,
 )
 
-__all__ = ["CONFIGURATIONS", "DeconvNet"]
+__all__ = ["CONFIGURATIONS", "DeconvBlock", "DeconvNet", "DeconvNetEncoder"]
 
 Axes = tuple[int, ...]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "deconvnet": {
+    "deconvnet_vgg16": {
         "spatial_dims": 2,
         "in_channels": 3,
         "out_channels": 21,
@@ -54,7 +54,7 @@ class DeconvNet(SegmentationNetwork):
     by transposed convolutions of stride 1, as many as the level has on the way down. There are no skips.
     Scores are logits.
 
-    The paper's network (:data:`CONFIGURATIONS`, ``deconvnet``) is VGG-16 with batch norm and its mirror
+    The paper's network (:data:`CONFIGURATIONS`, ``deconvnet_vgg16``) is VGG-16 with batch norm and its mirror
     image. For 21 classes it has 251,788,949 parameters here, four fifths of them in fc6 (7x7, 512 to 4096)
     and its mirror, and 251,805,653 with a bias for each of the 29 layers that a batch norm follows and takes
     away again, which these have not; the published figure is about 252 M. Its fully connected layers see

@@ -22,7 +22,7 @@ from medseg.networks.blocks import (
     probability,
 )
 
-__all__ = ["CONFIGURATIONS", "FCDenseNet"]
+__all__ = ["CONFIGURATIONS", "DenseBlock", "DenseDecoder", "DenseEncoder", "FCDenseNet"]
 
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 

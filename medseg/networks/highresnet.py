@@ -22,7 +22,7 @@ from medseg.networks.blocks import (
     shrink_branches,
 )
 
-__all__ = ["CONFIGURATIONS", "HighResEncoder", "HighResNet"]
+__all__ = ["CONFIGURATIONS", "HighResEncoder", "HighResNet", "HighResUnit"]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "highres3dnet": {"spatial_dims": 3, "in_channels": 1, "out_channels": 160, "base_features": 16},

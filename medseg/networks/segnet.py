@@ -25,7 +25,7 @@ __all__ = ["CONFIGURATIONS", "SegNet"]
 Axes = tuple[int, ...]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "segnet": {
+    "segnet_vgg16": {
         "spatial_dims": 2,
         "in_channels": 3,
         "out_channels": 11,
@@ -55,7 +55,7 @@ class SegNet(SegmentationNetwork):
     down. There are no skips: what the network keeps of the fine grid are the indices. Any input size is
     taken and given back. Scores are logits; the softmax is the loss's.
 
-    The paper's SegNet (:data:`CONFIGURATIONS`, ``segnet``) is VGG-16's 13 convolutions and their mirror
+    The paper's SegNet (:data:`CONFIGURATIONS`, ``segnet_vgg16``) is VGG-16's 13 convolutions and their mirror
     image, of which the last, 3x3, is the classifier. For the 11 classes of its authors' published model it
     has 29,441,419 parameters here and 29,449,355 (the paper's table: 29.45 M) with a bias for each of the
     25 convolutions that a batch norm follows and takes away again; here these have none.

@@ -23,10 +23,10 @@ from medseg.networks.blocks import (
     transposed_convolution,
 )
 
-__all__ = ["CONFIGURATIONS", "VNet"]
+__all__ = ["CONFIGURATIONS", "VNet", "VNetDecoder", "VNetEncoder", "VNetStage"]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
-    "vnet": {
+    "vnet_2016": {
         "spatial_dims": 3,
         "in_channels": 1,
         "out_channels": 2,
@@ -65,7 +65,7 @@ class VNet(SegmentationNetwork):
     a 1x1x1 convolution takes it there. A 1x1x1 convolution gives the scores. Any input size is taken and
     given back: a strided convolution pads the end with zeros, and the way up crops.
 
-    The paper's network, ``CONFIGURATIONS["vnet"]``, has 65,175,314 parameters, each PReLU having a slope
+    The paper's network, ``CONFIGURATIONS["vnet_2016"]``, has 65,175,314 parameters, each PReLU having a slope
     for every channel; the paper states no figure. Its table of receptive fields (5, 22, 72, 172 and 372
     voxels on the way down) confirms the numbers of convolutions. MONAI's network has fewer of them:
     ``CONFIGURATIONS["vnet_monai"]`` has 45,597,658 parameters here and 45,597,898 there, where the
@@ -209,7 +209,7 @@ class VNetEncoder(nn.Module):
                 )
                 stage.add_module("down", _layer(down, spatial_dims, norm, activation))
                 before = width
-            made = Stage(
+            made = VNetStage(
                 spatial_dims,
                 before,
                 width,
@@ -271,7 +271,7 @@ class VNetDecoder(nn.Module):
             self.ups.append(_layer(up, spatial_dims, norm, activation))
             self.joins.append(CropConcat(spatial_dims))
             below = 2 * width
-            stage = Stage(
+            stage = VNetStage(
                 spatial_dims,
                 below,
                 below,
@@ -295,7 +295,7 @@ class VNetDecoder(nn.Module):
         return features
 
 
-class Stage(nn.Module):
+class VNetStage(nn.Module):
     """Convolutions whose result is added to what they were given, then the activation.
 
     Args:

@@ -35,6 +35,7 @@ from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
+from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
 from medseg.training.watching import (
     Checkpoints,
@@ -288,10 +289,13 @@ class _Fold:
         network = build_network(self.plan.network.name, **self.plan.network.options)
         if self.start is not None:
             load_encoder(network, self.start)
+        patches = (self.plan.batch_size, len(self.plan.channel_names), *self.plan.patch_size)
         pretrain = self.recipe.pretrain
         if pretrain is not None:
             autoencoder = build_autoencoder(network, pretrain)
+            avoid_faulty_gradients(autoencoder, patches, self.compute)
             return PretrainingModule(autoencoder, pretrain, self.plan, self.recipe, self.budget, self.seed)
+        avoid_faulty_gradients(network, patches, self.compute)
         loss = build_loss(self.recipe)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from medseg.networks.deconvnet import CONFIGURATIONS, DeconvNet
 
-PAPER = CONFIGURATIONS["deconvnet"]
+PAPER = CONFIGURATIONS["deconvnet_vgg16"]
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -23,7 +23,7 @@ def biases_taken_away_by_norms(network: nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("name", "count", "with_all_biases"),
-    [("segnet", 29_441_419, 29_449_355), ("segnet_basic", 1_416_075, 1_416_587)],
+    [("segnet_vgg16", 29_441_419, 29_449_355), ("segnet_basic", 1_416_075, 1_416_587)],
 )
 def test_the_paper_s_networks(name: str, count: int, with_all_biases: int) -> None:
     with torch.device("meta"):
@@ -36,7 +36,7 @@ def test_the_paper_s_networks(name: str, count: int, with_all_biases: int) -> No
 
 def test_segnet_is_vgg_16_and_its_mirror_image() -> None:
     with torch.device("meta"):
-        network = SegNet(**CONFIGURATIONS["segnet"])
+        network = SegNet(**CONFIGURATIONS["segnet_vgg16"])
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     widths = [layer.out_channels for layer in layers]
     vgg = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]

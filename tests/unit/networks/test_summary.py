@@ -145,7 +145,7 @@ def test_a_wrong_shape() -> None:
 
 def test_every_configuration_names_a_network_and_spells_it_out() -> None:
     found = configurations()
-    assert {"fcn8s", "unet_2015", "segnet", "fc_densenet103"} <= set(found)
+    assert {"fcn8s", "unet_2015", "segnet_vgg16", "fc_densenet103"} <= set(found)
     assert list(found) == sorted(found)
     for network, options in found.values():
         assert network in network_names()

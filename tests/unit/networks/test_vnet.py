@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.networks.vnet import CONFIGURATIONS, Stage, VNet
+from medseg.networks.vnet import CONFIGURATIONS, VNet, VNetStage
 
 
 def parameter_count(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("name", "count"), [("vnet", 65_175_314), ("vnet_monai", 45_597_658)])
+@pytest.mark.parametrize(("name", "count"), [("vnet_2016", 65_175_314), ("vnet_monai", 45_597_658)])
 def test_the_configurations_counts(name: str, count: int) -> None:
     with torch.device("meta"):
         network = VNet(**CONFIGURATIONS[name])
@@ -27,7 +27,7 @@ def test_the_configurations_counts(name: str, count: int) -> None:
 
 def test_the_paper_s_widths_and_numbers_of_convolutions() -> None:
     with torch.device("meta"):
-        network = VNet(**CONFIGURATIONS["vnet"])
+        network = VNet(**CONFIGURATIONS["vnet_2016"])
         maps = network.encoder(torch.empty(1, 1, 128, 128, 64))
     assert [tuple(features.shape[1:]) for features in maps] == [
         (16, 128, 128, 64),
@@ -37,7 +37,7 @@ def test_the_paper_s_widths_and_numbers_of_convolutions() -> None:
         (256, 8, 8, 4),
     ]
     assert network.encoder.features == (16, 32, 64, 128, 256)
-    stages = [module for module in network.modules() if isinstance(module, Stage)]
+    stages = [module for module in network.modules() if isinstance(module, VNetStage)]
     assert [len(stage.convs) for stage in stages] == [1, 2, 3, 3, 3, 3, 3, 2, 1]
     assert [stage.convs[-1].conv.out_channels for stage in stages] == [16, 32, 64, 128, 256, 256, 128, 64, 32]
     slopes = [module for module in network.modules() if isinstance(module, nn.PReLU)]
@@ -47,7 +47,7 @@ def test_the_paper_s_widths_and_numbers_of_convolutions() -> None:
 
 def test_receptive_fields_on_the_way_down_are_the_paper_s() -> None:
     """Its table: 5, 22, 72, 172, 372 voxels. Along one axis, by what a deep voxel's gradient reaches."""
-    paper = CONFIGURATIONS["vnet"]
+    paper = CONFIGURATIONS["vnet_2016"]
     network = VNet(
         2,
         features=(1,) * 5,
@@ -197,14 +197,14 @@ def test_dropout_stands_at_the_end_of_the_way_down_and_only_in_training() -> Non
 
 @pytest.mark.parametrize("variant", ["paper", "port"])
 def test_sums_keep_their_deviation_without_norm(variant: str) -> None:
-    """Stage by stage, of the network's full depth."""
+    """VNetStage by stage, of the network's full depth."""
     deviations = torch.zeros(9)
     for seed in range(3):
         torch.manual_seed(seed)
         network = VNet(2, features=(16, 32, 64, 64, 64), norm=None, variant=variant)
         seen: list[float] = []
         for module in network.modules():
-            if isinstance(module, Stage):
+            if isinstance(module, VNetStage):
                 module.register_forward_hook(
                     lambda _m, _args, output, to=seen: to.append(output.std().item())
                 )

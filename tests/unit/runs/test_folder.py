@@ -31,7 +31,7 @@ def test_open_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
 def test_documents_come_back(make_run: Callable[..., Path]) -> None:
     run = RunFolder.open(make_run(trained=(0, 1)))
     assert run.plan().dataset == "toy"
-    assert run.recipe().folds == 5
+    assert run.recipe().network.name == "unet"
     assert run.manifest() == {"data": "None"}
     assert [fold.index for fold in run.trained_folds()] == [0, 1]
 
