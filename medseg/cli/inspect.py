@@ -43,7 +43,7 @@ def command(
 
     Nothing is computed, so that no network and no shape is too large.
 
-    Example: medseg inspect unet --shape 96,96,64 --option norm=instance --option features=[16,32,64]
+    Example: medseg inspect unet --shape 96,96,64 --option norm=instance --option features=16,32,64
 
     Example: medseg inspect fcn8s
 
@@ -207,12 +207,14 @@ def _parsed_option(text: str) -> tuple[str, Any]:
 
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ConfigError(f"'{text}' is no NAME=VALUE", where="--option", fix="write it as features=[16,32]")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        # A word alone is meant as text: quotes within quotes are a nuisance in a shell.
-        return name, value
+        raise ConfigError(f"'{text}' is no NAME=VALUE", where="--option", fix="write it as features=16,32")
+    # Brackets and quotes are a nuisance in a shell: numbers with commas are a list, a word alone is text.
+    for written in (value, f"[{value}]"):
+        try:
+            return name, json.loads(written)
+        except ValueError:
+            continue
+    return name, value
 
 
 def _parsed_shape(text: str) -> tuple[int, ...]:

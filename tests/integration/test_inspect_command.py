@@ -11,7 +11,7 @@ import pytest
 from medseg.cli.main import main
 from medseg.networks import network_names
 
-TINY = ["--option", "features=[4,6,8]"]
+TINY = ["--option", "features=4,6,8"]
 
 
 def test_a_network_as_a_table(capsys: pytest.CaptureFixture[str]) -> None:
