@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,35 @@ from medseg.geometry import AxisMap, Grid, axis_map
 if TYPE_CHECKING:
     from monai.data import MetaTensor
 
-__all__ = ["Volume"]
+__all__ = ["Slices", "Volume"]
+
+
+class Slices(Protocol):
+    """An image whose voxels are read a slab at a time, wherever they lie."""
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the spatial axes."""
+        ...
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels, in native byte order."""
+        ...
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the image itself takes, slabs that were given out not counted."""
+        ...
+
+    def slices(self, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Slices [start, stop) along a spatial axis: (C, X, Y, Z) where that axis has stop - start slices."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +75,22 @@ class Volume:
     def channels(self) -> int:
         """Number of channels."""
         return int(self.array.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the voxels, in native byte order."""
+        return self.array.dtype.newbyteorder("=")
+
+    @property
+    def resident_bytes(self) -> int:
+        """Memory that the voxels take."""
+        return int(self.array.nbytes)
+
+    def slices(self, axis: int, start: int, stop: int) -> npt.NDArray[Any]:
+        """Slices [start, stop) along a spatial axis, in this volume's memory where byte order allows."""
+        chosen = [slice(None)] * 4
+        chosen[1 + axis] = slice(start, stop)
+        return self.array[tuple(chosen)].astype(self.dtype, copy=False)
 
     def mapped(self, axes: AxisMap) -> Volume:
         """Permute and flip the spatial axes; no voxel is copied or interpolated."""

@@ -2,7 +2,7 @@
 
 from medseg.inference.compute import Compute, choose_compute
 from medseg.inference.restore import RestoredScores, best_class, label_map
-from medseg.inference.slabs import Stage, slab_ranges
+from medseg.inference.slabs import MemoryPlan, Read, SlabInferer, Stage, slab_ranges
 from medseg.inference.sliding_window import SlidingWindowInferer
 
 __all__ = [

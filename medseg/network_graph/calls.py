@@ -87,6 +87,7 @@ class Call:
         shapes: Of its results.
         dtypes: Of its results.
         in_place: Whether it overwrites its first argument.
+        overload: PyTorch's own name of the operation.
     """
 
     builder: Builder
@@ -97,6 +98,7 @@ class Call:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     in_place: bool = False
+    overload: str = ""
 
     @property
     def axes(self) -> range:
@@ -183,6 +185,7 @@ class Call:
             derived=tuple(role for role in weights if constants[role].derived),
             parameter_count=sum(sizes.get(entry, 0) for entry in dict.fromkeys(sum(weights.values(), ()))),
             shares_memory=self.in_place if shares_memory is None else shares_memory,
+            overload=self.overload,
         )
         self.builder.nodes[node.name] = node
         return node

@@ -191,6 +191,7 @@ class _Translation:
             shapes=tuple(tuple(tensor.shape) for tensor in tensors),
             dtypes=tuple(tensor.dtype for tensor in tensors),
             in_place=full_name.endswith("_"),
+            overload=str(target) if schema is not None else "",
         )
 
 

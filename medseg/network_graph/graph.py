@@ -39,6 +39,7 @@ class Node:
         derived: Those of ``weights`` that are computed from what they name, instead of being it.
         parameter_count: Parameters (not buffers) that it reads.
         shares_memory: Whether the result lies in its first input's memory: a view, or done in place.
+        overload: PyTorch's own name of the operation, such as ``"aten.add.Tensor"``.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Node:
     derived: tuple[str, ...] = ()
     parameter_count: int = 0
     shares_memory: bool = False
+    overload: str = ""
 
     @property
     def size(self) -> tuple[int, ...]:
