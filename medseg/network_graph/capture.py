@@ -22,7 +22,7 @@ from medseg.network_graph.layers import LAYERS
 from medseg.network_graph.operations import OPERATIONS, fold, fresh
 from medseg.ranges import Pointwise
 
-__all__ = ["capture"]
+__all__ = ["capture", "evaluating"]
 
 _HANDLERS = {**LAYERS, **OPERATIONS}
 _AXES = re.compile(r"([123])d(?:_|$)")
@@ -60,7 +60,7 @@ def _export(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
     with FakeTensorMode(allow_non_fake_inputs=True):
         images = torch.empty(shape, dtype=example.dtype, device=example.device)
     try:
-        with _evaluating(network):
+        with evaluating(network):
             return torch.export.export(network, (images,), strict=False)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, AssertionError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -72,7 +72,7 @@ def _export(network: nn.Module, shape: tuple[int, ...]) -> ExportedProgram:
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
+def evaluating(network: nn.Module) -> Iterator[None]:
     """Evaluation mode, with each module's own mode restored afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
