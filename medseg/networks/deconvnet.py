@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
@@ -143,20 +142,8 @@ class DeconvNet(SegmentationNetwork):
         he_initialise(self)
         self.decoder.allow_for_zeros()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape; the message says which it can.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         maps, indices, code = self.encoder.pooled(images)
         scores: Tensor = self.head(self.decoder(maps, indices, self.fc6_deconv(code)))
         return scores

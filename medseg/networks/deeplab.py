@@ -8,7 +8,6 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
@@ -205,20 +204,8 @@ class DeepLab(SegmentationNetwork):
         he_initialise(self)
         shrink_branches(self.encoder)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         scores = self.upsample(self.pyramid(self.encoder(images)[-1]))
         return crop_like(scores, images, self.spatial_dims)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
@@ -142,19 +141,7 @@ class DilatedNet(SegmentationNetwork):
             self.context = ContextModule(spatial_dims, self.out_channels, context, kernel)
         self.upsample = linear_resize(spatial_dims, self.total_stride())
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape; the message says what it takes.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         scores = self.upsample(self.context(self.classifier(self.encoder(images)[-1])))
         return crop_like(scores, images, self.spatial_dims)

@@ -137,20 +137,8 @@ class FCDenseNet(SegmentationNetwork):
                 # What is upsampled was not rectified: nothing halves its variance, as He's weights expect.
                 up.get_parameter("weight").mul_(math.sqrt(0.5))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape; the message says what it can.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         scores: Tensor = self.head(self.decoder(self.encoder(images)))
         return scores
 

@@ -153,20 +153,8 @@ class FCN(SegmentationNetwork):
         rest = tuple(math.prod(axis) for axis in zip(*steps[:split], strict=True))
         self.last_up = _upsampling(choice(last_upsample, _UPSAMPLE, "last_upsample"), self.out_channels, rest)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         maps = self.encoder.pooled(images)
         scores = self.score(maps[-1])
         for index, (up, skip_score) in enumerate(zip(self.up, self.skip_scores)):  # noqa: B905 (scripted)

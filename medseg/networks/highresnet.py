@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -96,20 +95,8 @@ class HighResNet(SegmentationNetwork):
         he_initialise(self)
         shrink_branches(self)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape; the message says what it takes.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         scores: Tensor = self.head(self.dropout(self.encoder(images)[-1]))
         return scores
 

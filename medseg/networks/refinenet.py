@@ -172,20 +172,8 @@ class RefineNet(SegmentationNetwork):
             if isinstance(part, Fusion):
                 part.share()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         maps = self.encoder(images)
         paths: list[Tensor] = []
         for level, adapt in enumerate(self.adapt):

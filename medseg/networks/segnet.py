@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medseg.networks.blocks import (
@@ -145,20 +144,8 @@ class SegNet(SegmentationNetwork):
             he_initialise(self.decoder, gain=1.0)
         self.decoder.allow_for_zeros()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`."""
         maps, indices, coarsest = self.encoder.pooled(images)
         scores: Tensor = self.head(self.decoder(maps, indices, coarsest))
         return scores

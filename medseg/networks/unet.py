@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks import (
@@ -177,20 +176,8 @@ class UNet(SegmentationNetwork):
         )
         he_initialise(self.deep_heads)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (logits) of a batch of images.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Returns:
-            Shape (B, classes, X', Y'[, Z']); the input's size with ``padding="same"``.
-
-        Raises:
-            ValueError: The network cannot take this shape; the message names the nearest sizes it can.
-        """
-        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            self.check_input(images)
+    def class_scores(self, images: Tensor) -> Tensor:
+        """See :meth:`SegmentationNetwork.forward`; without padding the scores are smaller than the images."""
         scores: Tensor = self.head(self.decoder(self.encoder(images))[-1])
         return scores
 

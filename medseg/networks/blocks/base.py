@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks.options import check_images, is_symbolic, positive
@@ -15,11 +16,8 @@ class SegmentationNetwork(nn.Module):
     """A network from images (B, C, X, Y[, Z]) to class scores (B, classes, X, Y[, Z]).
 
     A subclass has an ``encoder``: a module that gives feature maps as a list, the finest first, and says
-    their channels in ``features``; an autoencoder trains it, and weights are handed over by it. It calls
-    :meth:`check_input` first in its ``forward``, unless it is being scripted::
-
-        if not torch.jit.is_scripting():
-            self.check_input(images)
+    their channels in ``features``; an autoencoder trains it, and weights are handed over by it. And it has
+    :meth:`class_scores`, which may take for granted that the images fit.
 
     Args:
         spatial_dims: 2 or 3.
@@ -48,6 +46,26 @@ class SegmentationNetwork(nn.Module):
         self.out_channels = positive(out_channels, "out_channels")
         self.strides = strides
         self.norm = norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Class scores (logits) of a batch of images.
+
+        Args:
+            images: Shape (B, C, X, Y[, Z]).
+
+        Returns:
+            Shape (B, classes, X, Y[, Z]); of valid convolutions, as much as they leave.
+
+        Raises:
+            ValueError: The network cannot take this shape; the message says what it takes.
+        """
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            self.check_input(images)
+        return self.class_scores(images)
+
+    def class_scores(self, images: Tensor) -> Tensor:
+        """What :meth:`forward` gives for images that fit."""
+        raise NotImplementedError
 
     def check_input(self, images: Tensor) -> None:
         """Refuse a shape that this network cannot take.
