@@ -14,10 +14,20 @@ from medseg.files import atomic_path
 from medseg.io.contract import VolumeFormat, VolumeHeader
 from medseg.io.sizes import require_memory
 from medseg.io.values import stored_dtype
+from medseg.io.voxels import read_voxels
 from medseg.registry import VOLUME_FORMATS, did_you_mean
-from medseg.volume import Volume
+from medseg.volume import Slices, Volume
 
-__all__ = ["SUFFIXES", "read_header", "read_volume", "split_suffix", "write_volume"]
+__all__ = [
+    "SUFFIXES",
+    "format_of",
+    "read_header",
+    "read_headers",
+    "read_volume",
+    "split_suffix",
+    "write_slices",
+    "write_volume",
+]
 
 SUFFIXES = VOLUME_FORMATS.names()
 """The suffixes of files that can be read, such as ``".nii.gz"``."""
@@ -56,7 +66,7 @@ def read_header(path: str | os.PathLike[str]) -> VolumeHeader:
         InputError: The file does not exist, is damaged, or holds no 3D volume.
         GeometryError: Its geometry is missing, invalid or contradicts itself.
     """
-    return _format_of(path).read_header(Path(path))
+    return format_of(path).read_header(Path(path))
 
 
 def read_volume(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Volume:
@@ -76,13 +86,8 @@ def read_volume(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]])
         GeometryError: A geometry is missing, invalid or contradicts itself, or the files' grids differ.
         ResourceError: The volume does not fit into memory.
     """
-    if isinstance(path, str | os.PathLike):
-        return _format_of(path).read(Path(path))
-    if not path:
-        raise InputError("no file is given", fix="give one file, or one per channel")
-    if len(path) == 1:
-        return read_volume(path[0])
-    return _read_channels(path)
+    paths = _paths_of(path)
+    return _read_one(paths[0]) if len(paths) == 1 else _read_channels(read_headers(paths))
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str], *, labels: bool = False) -> None:
@@ -101,12 +106,28 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, labels: bool =
         GeometryError: The format cannot hold the grid.
         ResourceError: The disk is full or not writable; nothing is left behind.
     """
+    dtype = stored_dtype(volume.array, labels=labels, where=path)
+    write_slices(volume, dtype, path)
+
+
+def write_slices(volume: Slices, dtype: np.dtype[Any], path: str | os.PathLike[str]) -> None:
+    """Write a volume that is read slab by slab, as ``dtype``; else as ``write_volume``.
+
+    Args:
+        volume: What to write; its values fit ``dtype``.
+        dtype: The type in the file.
+        path: The file to write; its folder is created.
+
+    Raises:
+        InputError: The suffix is unknown, or the format is only read.
+        GeometryError: The format cannot hold the grid.
+        ResourceError: The disk is full or not writable; nothing is left behind.
+    """
     target = Path(path)
-    chosen = _format_of(target)
-    dtype = stored_dtype(volume.array, labels=labels, where=target)
+    chosen = format_of(target)
     with atomic_path(target) as temporary:
         try:
-            chosen.write(volume.array, dtype, volume.grid, temporary)
+            chosen.write(volume, dtype, temporary)
             written = chosen.read_header(temporary)
         except (InputError, GeometryError) as error:
             error.where = str(target)  # the user knows nothing of the temporary name
@@ -114,13 +135,47 @@ def write_volume(volume: Volume, path: str | os.PathLike[str], *, labels: bool =
         _require_same(volume, dtype, written, target)
 
 
-def _format_of(path: str | os.PathLike[str]) -> VolumeFormat:
+def format_of(path: str | os.PathLike[str]) -> VolumeFormat:
+    """The format that a file's name stands for.
+
+    Raises:
+        InputError: The suffix is that of no known format, or ``path`` is a folder.
+    """
     if Path(path).is_dir():
         raise InputError("is a folder, a file is needed", where=path, fix="name a file in it")
     return cast(VolumeFormat, VOLUME_FORMATS.resolve(split_suffix(path)[1])())
 
 
-def _require_same(volume: Volume, dtype: np.dtype[Any], written: VolumeHeader, target: Path) -> None:
+def read_headers(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[VolumeHeader]:
+    """Read the headers of an image's files, which have to lie on one grid.
+
+    Args:
+        path: One file, or one file per channel.
+
+    Raises:
+        InputError: No file is given; otherwise as ``read_header``.
+        GeometryError: The files' grids differ; otherwise as ``read_header``.
+    """
+    first, *others = headers = [read_header(one) for one in _paths_of(path)]
+    for header in others:
+        difference = first.grid.difference(header.grid)
+        if difference is not None:
+            raise GeometryError(
+                f"lies on another grid than {first.path}: {difference}",
+                where=header.path,
+                fix="resample one onto the other's grid",
+            )
+    return headers
+
+
+def _paths_of(path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    paths = [path] if isinstance(path, str | os.PathLike) else path
+    if not paths:
+        raise InputError("no file is given", fix="give one file, or one per channel")
+    return [Path(one) for one in paths]
+
+
+def _require_same(volume: Slices, dtype: np.dtype[Any], written: VolumeHeader, target: Path) -> None:
     difference = volume.grid.difference(written.grid)
     if difference is not None:
         raise GeometryError(
@@ -137,25 +192,25 @@ def _require_same(volume: Volume, dtype: np.dtype[Any], written: VolumeHeader, t
         )
 
 
-def _read_channels(paths: Sequence[str | os.PathLike[str]]) -> Volume:
-    headers = [read_header(path) for path in paths]
-    first = headers[0]
-    for header in headers[1:]:
-        difference = first.grid.difference(header.grid)
-        if difference is not None:
-            raise GeometryError(
-                f"lies on another grid than {first.path}: {difference}",
-                where=header.path,
-                fix="resample one onto the other's grid",
-            )
+def _read_one(path: Path) -> Volume:
+    with format_of(path).opened(path) as (stored, stream):
+        scaled_bytes = 0 if stored.slope is None else stored.header.nbytes
+        require_memory(stored.nbytes + scaled_bytes, path)
+        flat = read_voxels(stream, stored.count, stored.dtype, compressed=stored.compressed, path=path)
+    array = stored.scaled(flat).reshape(stored.sizes, order="F")
+    return Volume(np.moveaxis(array, stored.channel_axis, 0), stored.header.grid)
+
+
+def _read_channels(headers: Sequence[VolumeHeader]) -> Volume:
+    grid = headers[0].grid
     dtype = np.result_type(*(header.dtype for header in headers))
     channels = sum(header.channels for header in headers)
-    needed = channels * first.grid.voxel_count * dtype.itemsize
-    require_memory(needed + max(header.nbytes for header in headers), first.path)
+    needed = channels * grid.voxel_count * dtype.itemsize
+    require_memory(needed + max(header.nbytes for header in headers), headers[0].path)
     # Files store x fastest: in the same order, copying is one straight run.
-    array = np.empty((channels, *first.grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
+    array = np.empty((channels, *grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
     start = 0
     for header in headers:
-        array[start : start + header.channels] = read_volume(header.path).array
+        array[start : start + header.channels] = _read_one(header.path).array
         start += header.channels
-    return Volume(array, first.grid)
+    return Volume(array, grid)

@@ -9,22 +9,19 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
-import numpy.typing as npt
 
 from medseg.errors import InputError
-from medseg.geometry import Grid
-from medseg.io.contract import VolumeHeader
+from medseg.io.contract import StoredVoxels, VolumeHeader
 from medseg.io.nifti_geometry import grid_of, set_grid
-from medseg.io.sizes import require_in_file, require_memory
+from medseg.io.sizes import require_in_file
 from medseg.io.values import require_real, scaled_dtype
-from medseg.io.voxels import VoxelStream, explain_damage, read_voxels, truncated
-from medseg.volume import Volume
+from medseg.io.voxels import VoxelStream, explain_damage, truncated
+from medseg.volume import Slices
 
 __all__ = ["NiftiFormat"]
 
@@ -36,76 +33,39 @@ _COMPRESSION_LEVEL = 1
 _LARGEST_NIFTI1_SIZE = np.iinfo(np.int16).max
 
 
-@dataclass(frozen=True)
-class _Stored:
-    """How the voxels lie in the file.
-
-    Attributes:
-        header: What users see.
-        shape: (X, Y, Z, C).
-        dtype: In the file's byte order.
-        offset: Where the voxels start, in bytes of the uncompressed file.
-        slope: Factor on stored values, or ``None`` if they are not scaled.
-        intercept: Added after that.
-    """
-
-    header: VolumeHeader
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-    offset: int
-    slope: float | None
-    intercept: float
-
-    @property
-    def nbytes(self) -> int:
-        return self.header.channels * self.header.grid.voxel_count * self.dtype.itemsize
-
-
 class NiftiFormat:
     """Reads and writes ``.nii`` and ``.nii.gz``."""
 
     writes = True
+    copies_to_write = 0
 
     def read_header(self, path: Path) -> VolumeHeader:
         """Read the header; see ``VolumeFormat``."""
-        with _opened(path) as stream:
+        with _unpacked(path) as stream:
             return _read_stored(stream, path).header
 
-    def read(self, path: Path) -> Volume:
-        """Read header and voxels; see ``VolumeFormat``."""
-        with _opened(path) as stream:
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[tuple[StoredVoxels, VoxelStream]]:
+        """Read the header and open the voxels; see ``VolumeFormat``."""
+        with _unpacked(path) as stream:
             stored = _read_stored(stream, path)
-            scaled_bytes = 0 if stored.slope is None else stored.header.nbytes
-            require_memory(stored.nbytes + scaled_bytes, path)
             stream.seek(stored.offset)
-            flat = read_voxels(
-                cast(VoxelStream, stream),
-                int(np.prod(stored.shape)),
-                stored.dtype,
-                compressed=isinstance(stream, gzip.GzipFile),
-                path=path,
-            )
-        if stored.slope is not None:
-            flat = flat.astype(stored.header.dtype)
-            flat *= flat.dtype.type(stored.slope)
-            flat += flat.dtype.type(stored.intercept)
-        array = np.moveaxis(flat.reshape(stored.shape, order="F"), 3, 0)
-        return Volume(array, stored.header.grid)
+            yield stored, cast(VoxelStream, stream)
 
-    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:
-        """Write (C, X, Y, Z); see ``VolumeFormat``."""
-        header = _new_header(array, dtype, grid)
+    def write(self, volume: Slices, dtype: np.dtype[Any], path: Path) -> None:
+        """Write a volume slab by slab; see ``VolumeFormat``."""
+        header = _new_header(volume, dtype)
         with path.open("xb") as file:
             if not path.name.lower().endswith(".gz"):
-                _write_stream(file, header, array, dtype)
+                _write_stream(file, header, volume, dtype)
                 return
             # Neither the name nor the time goes into the file: equal volumes make equal files.
             with gzip.GzipFile("", "wb", _COMPRESSION_LEVEL, file, mtime=0) as stream:
-                _write_stream(stream, header, array, dtype)
+                _write_stream(stream, header, volume, dtype)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
     """Open for reading, unpacking if the name says so; damaged compression becomes an ``InputError``."""
     with explain_damage(path), path.open("rb") as file:
         magic = file.read(2)
@@ -125,7 +85,7 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
             yield cast(IO[bytes], stream)
 
 
-def _read_stored(stream: IO[bytes], path: Path) -> _Stored:
+def _read_stored(stream: IO[bytes], path: Path) -> StoredVoxels:
     header = _parse_header(stream, path)
     *space, channels = shape = _shape_of(header, path)
     stored_type = _dtype_of(header, path)
@@ -143,7 +103,17 @@ def _read_stored(stream: IO[bytes], path: Path) -> _Stored:
     native = stored_type.newbyteorder("=")
     dtype = native if slope is None else scaled_dtype(native, slope, intercept)
     grid = grid_of(header, (shape[0], shape[1], shape[2]), path)
-    return _Stored(VolumeHeader(path, grid, channels, dtype), shape, stored_type, offset, slope, intercept)
+    return StoredVoxels(
+        header=VolumeHeader(path, grid, channels, dtype),
+        path=path,
+        offset=offset,
+        sizes=shape,
+        channel_axis=3,
+        dtype=stored_type,
+        compressed=compressed,
+        slope=slope,
+        intercept=intercept,
+    )
 
 
 def _parse_header(stream: IO[bytes], path: Path) -> nib.Nifti1Header:
@@ -238,9 +208,10 @@ def _scaling_of(header: nib.Nifti1Header, path: Path) -> tuple[float | None, flo
     return slope, intercept
 
 
-def _new_header(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> nib.Nifti1Header:
+def _new_header(volume: Slices, dtype: np.dtype[Any]) -> nib.Nifti1Header:
     """A header that says what must be said and nothing of patient, place or program."""
-    shape = grid.shape if array.shape[0] == 1 else (*grid.shape, array.shape[0])
+    grid = volume.grid
+    shape = grid.shape if volume.channels == 1 else (*grid.shape, volume.channels)
     header = nib.Nifti1Header() if max(shape) <= _LARGEST_NIFTI1_SIZE else nib.Nifti2Header()
     header.set_data_dtype(dtype)
     header.set_data_shape(shape)
@@ -250,14 +221,12 @@ def _new_header(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> ni
     return header
 
 
-def _write_stream(
-    stream: Any, header: nib.Nifti1Header, array: npt.NDArray[Any], dtype: np.dtype[Any]
-) -> None:
+def _write_stream(stream: Any, header: nib.Nifti1Header, volume: Slices, dtype: np.dtype[Any]) -> None:
     stream.write(header.binaryblock + bytes(_EXTENSION_FLAG_BYTES))
-    depth = array.shape[3]
-    slab = max(1, _SLAB_BYTES * depth // (array[0].size * dtype.itemsize))
-    for channel in array:
+    *plane, depth = volume.grid.shape
+    slab = max(1, _SLAB_BYTES // (plane[0] * plane[1] * dtype.itemsize))
+    for channel in range(volume.channels):
         for start in range(0, depth, slab):
+            chosen = volume.slices(2, start, min(start + slab, depth))[channel]
             # Files have x fastest, hence the transpose; one slab at a time, hence no second volume.
-            voxels = np.ascontiguousarray(channel[:, :, start : start + slab].T, dtype=dtype)
-            stream.write(voxels.data.cast("B"))
+            stream.write(np.ascontiguousarray(chosen.T, dtype=dtype).data.cast("B"))

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gzip
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -21,11 +22,11 @@ import SimpleITK as sitk
 
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Grid
-from medseg.io.contract import VolumeHeader
-from medseg.io.sizes import require_in_file, require_memory
+from medseg.io.contract import StoredVoxels, VolumeHeader
+from medseg.io.sizes import require_in_file
 from medseg.io.text_header import TextHeader, parse_metaimage, parse_nrrd
-from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage, read_voxels
-from medseg.volume import Volume
+from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage
+from medseg.volume import Slices
 
 __all__ = ["DetachedMetaImageFormat", "DetachedNrrdFormat", "MetaImageFormat", "NrrdFormat"]
 
@@ -41,20 +42,11 @@ _DTYPES: dict[int, np.dtype[Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Stored:
-    header: VolumeHeader
-    text: TextHeader
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.header.dtype.newbyteorder(">" if self.text.big_endian else "<")
-
-
 class _ItkFormat(ABC):
     """What the formats have in common; each names its reader and the reader of its text header."""
 
-    writes: ClassVar[bool] = True
+    writes = True
+    copies_to_write = 2
     _itk_name: ClassVar[str]
 
     @abstractmethod
@@ -68,28 +60,24 @@ class _ItkFormat(ABC):
         with explain_damage(path):
             return self._read_stored(path).header
 
-    def read(self, path: Path) -> Volume:
-        """Read header and voxels; see ``VolumeFormat``."""
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[tuple[StoredVoxels, VoxelStream]]:
+        """Read the header and open the voxels; see ``VolumeFormat``."""
         with explain_damage(path):
             stored = self._read_stored(path)
-            text = stored.text
-            require_memory(stored.header.nbytes, path)
-            with text.data_path.open("rb") as file:
-                file.seek(text.data_offset)
-                stream = self._unpack(file) if text.deflated else cast(VoxelStream, file)
-                count = int(np.prod(text.sizes))
-                flat = read_voxels(stream, count, stored.dtype, compressed=text.deflated, path=path)
-        return Volume(_channels_first(flat, text), stored.header.grid)
+            with stored.path.open("rb") as file:
+                file.seek(stored.offset)
+                yield stored, self._unpack(file) if stored.compressed else cast(VoxelStream, file)
 
-    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:
-        """Write (C, X, Y, Z), compressed; see ``VolumeFormat``."""
-        if not grid.is_orthogonal:
+    def write(self, volume: Slices, dtype: np.dtype[Any], path: Path) -> None:
+        """Write a volume, compressed; see ``VolumeFormat``."""
+        if not volume.grid.is_orthogonal:
             raise GeometryError(
                 "programs that read this format expect axes at right angles, and this grid is sheared",
                 where=path,
                 fix="write .nii.gz, or resample onto an orthogonal grid",
             )
-        image = _to_image(array, dtype, grid)
+        image = _to_image(volume.slices(2, 0, volume.grid.shape[2]), dtype, volume.grid)
         writer = sitk.ImageFileWriter()
         writer.SetImageIO(self._itk_name)
         writer.SetFileName(str(path))
@@ -102,7 +90,7 @@ class _ItkFormat(ABC):
                 f"could not be written ({_last_line(error)})", where=path, fix="write .nii.gz"
             ) from error
 
-    def _read_stored(self, path: Path) -> _Stored:
+    def _read_stored(self, path: Path) -> StoredVoxels:
         text = self._parse(path)
         axes = len(text.sizes) - (text.channel_axis is not None)
         if axes != 3 and not (axes == 4 and text.channel_axis is None):
@@ -135,7 +123,16 @@ class _ItkFormat(ABC):
             shape=text.sizes,
             where=text.data_path,
         )
-        return _Stored(header, text)
+        sizes = text.sizes if len(text.sizes) == 4 else (*text.sizes, 1)
+        return StoredVoxels(
+            header=header,
+            path=text.data_path,
+            offset=text.data_offset,
+            sizes=(sizes[0], sizes[1], sizes[2], sizes[3]),
+            channel_axis=3 if text.channel_axis is None else text.channel_axis,
+            dtype=header.dtype.newbyteorder(">" if text.big_endian else "<"),
+            compressed=text.deflated,
+        )
 
 
 class NrrdFormat(_ItkFormat):
@@ -167,7 +164,7 @@ class DetachedNrrdFormat(NrrdFormat):
 
     writes = False
 
-    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:  # noqa: ARG002
+    def write(self, volume: Slices, dtype: np.dtype[Any], path: Path) -> None:  # noqa: ARG002
         """Refuse: two files cannot be written at one stroke."""
         raise _two_files(path, ".nrrd")
 
@@ -177,7 +174,7 @@ class DetachedMetaImageFormat(MetaImageFormat):
 
     writes = False
 
-    def write(self, array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid, path: Path) -> None:  # noqa: ARG002
+    def write(self, volume: Slices, dtype: np.dtype[Any], path: Path) -> None:  # noqa: ARG002
         """Refuse: two files cannot be written at one stroke."""
         raise _two_files(path, ".mha")
 
@@ -186,13 +183,6 @@ def _two_files(path: Path, instead: str) -> InputError:
     return InputError(
         "this format is two files, which cannot be written at one stroke", where=path, fix=f"write {instead}"
     )
-
-
-def _channels_first(flat: npt.NDArray[Any], text: TextHeader) -> npt.NDArray[Any]:
-    array = flat.reshape(text.sizes, order="F")
-    if text.channel_axis is not None:
-        return np.moveaxis(array, text.channel_axis, 0)
-    return array[np.newaxis] if array.ndim == 3 else np.moveaxis(array, 3, 0)
 
 
 def _interpret(reader: sitk.ImageFileReader, text: TextHeader, path: Path) -> VolumeHeader:

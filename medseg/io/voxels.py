@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from medseg.errors import InputError, explain_os_errors
 
-__all__ = ["InflatedStream", "VoxelStream", "explain_damage", "read_voxels", "truncated"]
+__all__ = [
+    "InflatedStream",
+    "VoxelStream",
+    "explain_damage",
+    "in_native_order",
+    "read_voxels",
+    "require_end",
+    "truncated",
+]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -106,9 +114,19 @@ def read_voxels(
             raise truncated(path)
         position += filled
     if compressed:
-        beyond = memoryview(bytearray(_CHUNK_BYTES))
-        while stream.readinto(beyond):
-            pass
-    if flat.dtype.isnative:
-        return flat
-    return flat.byteswap(inplace=True).view(flat.dtype.newbyteorder("="))
+        require_end(stream)
+    return in_native_order(flat)
+
+
+def require_end(stream: VoxelStream) -> None:
+    """Read a compressed stream to its end: only there does it tell whether its checksum is right."""
+    beyond = memoryview(bytearray(_CHUNK_BYTES))
+    while stream.readinto(beyond):
+        pass
+
+
+def in_native_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The same values in native byte order, swapped in place where they are not."""
+    if values.dtype.isnative:
+        return values
+    return values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))

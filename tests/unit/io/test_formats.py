@@ -108,8 +108,8 @@ def test_a_grid_that_the_format_rounds_away_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_reads_back_otherwise_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_one_channel(_format: object, _array: object, _dtype: object, grid: Grid, path: Path) -> None:
-        nib.save(nib.Nifti1Image(RAMP[0], grid.affine), path)
+    def write_one_channel(_format: object, volume: Volume, _dtype: object, path: Path) -> None:
+        nib.save(nib.Nifti1Image(RAMP[0], volume.grid.affine), path)
 
     monkeypatch.setattr("medseg.io.nifti.NiftiFormat.write", write_one_channel)
     with pytest.raises(GeometryError, match="read back, it has 1 channels of int16 instead of 2 of int16"):
