@@ -53,6 +53,25 @@ def test_channels(volume: Volume) -> None:
     assert volume.channels == 2
 
 
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_are_those_of_the_array_and_share_its_memory(volume: Volume, axis: int) -> None:
+    slab = volume.slices(axis, 1, 2)
+    np.testing.assert_array_equal(slab, np.take(volume.array, [1], axis=1 + axis))
+    assert np.shares_memory(slab, volume.array)
+
+
+def test_slices_come_in_native_byte_order(volume: Volume) -> None:
+    swapped = Volume(big_endian(volume.array), volume.grid)
+    slab = swapped.slices(2, 1, 3)
+    assert slab.dtype == swapped.dtype == np.dtype("=i2")
+    assert slab.dtype.isnative
+    np.testing.assert_array_equal(slab, volume.array[..., 1:3])
+
+
+def test_a_volume_in_memory_says_what_it_takes(volume: Volume) -> None:
+    assert volume.resident_bytes == 2 * 24 * 2
+
+
 @properties
 @given(grids, st.from_type(AxisMap))
 def test_mapping_moves_array_and_grid_together(grid: Grid, axes: AxisMap) -> None:
