@@ -20,7 +20,7 @@ from medseg.io.contract import StoredVoxels, VolumeHeader
 from medseg.io.nifti_geometry import grid_of, set_grid
 from medseg.io.sizes import require_in_file
 from medseg.io.values import require_real, scaled_dtype
-from medseg.io.voxels import VoxelStream, explain_damage, truncated
+from medseg.io.voxels import VoxelStream, explain_damage, pieces_to_write, truncated
 from medseg.volume import Slices
 
 __all__ = ["NiftiFormat"]
@@ -28,7 +28,6 @@ __all__ = ["NiftiFormat"]
 _HEADER_TYPES = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _GZIP_MAGIC = b"\x1f\x8b"
 _EXTENSION_FLAG_BYTES = 4
-_SLAB_BYTES = 1 << 24
 _COMPRESSION_LEVEL = 1
 _LARGEST_NIFTI1_SIZE = np.iinfo(np.int16).max
 
@@ -224,9 +223,8 @@ def _new_header(volume: Slices, dtype: np.dtype[Any]) -> nib.Nifti1Header:
 def _write_stream(stream: Any, header: nib.Nifti1Header, volume: Slices, dtype: np.dtype[Any]) -> None:
     stream.write(header.binaryblock + bytes(_EXTENSION_FLAG_BYTES))
     *plane, depth = volume.grid.shape
-    slab = max(1, _SLAB_BYTES // (plane[0] * plane[1] * dtype.itemsize))
     for channel in range(volume.channels):
-        for start in range(0, depth, slab):
-            chosen = volume.slices(2, start, min(start + slab, depth))[channel]
+        for start, stop in pieces_to_write(depth, plane[0] * plane[1] * dtype.itemsize):
+            chosen = volume.slices(2, start, stop)[channel]
             # Files have x fastest, hence the transpose; one slab at a time, hence no second volume.
             stream.write(np.ascontiguousarray(chosen.T, dtype=dtype).data.cast("B"))

@@ -25,7 +25,7 @@ from medseg.geometry import Grid
 from medseg.io.contract import StoredVoxels, VolumeHeader
 from medseg.io.sizes import require_in_file
 from medseg.io.text_header import TextHeader, parse_metaimage, parse_nrrd
-from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage
+from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage, pieces_to_write
 from medseg.volume import Slices
 
 __all__ = ["DetachedMetaImageFormat", "DetachedNrrdFormat", "MetaImageFormat", "NrrdFormat"]
@@ -46,7 +46,7 @@ class _ItkFormat(ABC):
     """What the formats have in common; each names its reader and the reader of its text header."""
 
     writes = True
-    copies_to_write = 2
+    copies_to_write = 1
     _itk_name: ClassVar[str]
 
     @abstractmethod
@@ -77,7 +77,7 @@ class _ItkFormat(ABC):
                 where=path,
                 fix="write .nii.gz, or resample onto an orthogonal grid",
             )
-        image = _to_image(volume.slices(2, 0, volume.grid.shape[2]), dtype, volume.grid)
+        image = _to_image(volume, dtype)
         writer = sitk.ImageFileWriter()
         writer.SetImageIO(self._itk_name)
         writer.SetFileName(str(path))
@@ -222,15 +222,25 @@ def _ras_affine(reader: sitk.ImageFileReader, mm_per_unit: float) -> npt.NDArray
     return _LPS_TO_RAS @ affine
 
 
-def _to_image(array: npt.NDArray[Any], dtype: np.dtype[Any], grid: Grid) -> sitk.Image:
-    """An ITK image; SimpleITK wants (Z, Y, X) or (Z, Y, X, C)."""
-    ordered = array[0].T if array.shape[0] == 1 else array.transpose(3, 2, 1, 0)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(ordered, dtype=dtype), isVector=array.shape[0] > 1)
-    affine = _LPS_TO_RAS @ grid.affine  # the matrix is its own inverse
+def _to_image(volume: Slices, dtype: np.dtype[Any]) -> sitk.Image:
+    """An ITK image, filled slab by slab."""
+    *plane, depth = shape = volume.grid.shape
+    slice_bytes = volume.channels * plane[0] * plane[1] * dtype.itemsize
+    voxel = _slab_image(np.zeros((volume.channels, 1, 1, 1)), dtype)
+    image = sitk.Image(shape, voxel.GetPixelID(), voxel.GetNumberOfComponentsPerPixel())
+    for start, stop in pieces_to_write(depth, slice_bytes):
+        image[:, :, start:stop] = _slab_image(volume.slices(2, start, stop), dtype)
+    affine = _LPS_TO_RAS @ volume.grid.affine  # the matrix is its own inverse
     image.SetOrigin(affine[:3, 3].tolist())
-    image.SetSpacing(grid.spacing_mm)
-    image.SetDirection((affine[:3, :3] / np.asarray(grid.spacing_mm)).ravel().tolist())
+    image.SetSpacing(volume.grid.spacing_mm)
+    image.SetDirection((affine[:3, :3] / np.asarray(volume.grid.spacing_mm)).ravel().tolist())
     return image
+
+
+def _slab_image(array: npt.NDArray[Any], dtype: np.dtype[Any]) -> sitk.Image:
+    """SimpleITK wants (Z, Y, X) or (Z, Y, X, C)."""
+    ordered = array[0].T if array.shape[0] == 1 else array.transpose(3, 2, 1, 0)
+    return sitk.GetImageFromArray(np.ascontiguousarray(ordered, dtype=dtype), isVector=array.shape[0] > 1)
 
 
 def _ask_the_disk(path: Path) -> None:

@@ -19,12 +19,14 @@ __all__ = [
     "VoxelStream",
     "explain_damage",
     "in_native_order",
+    "pieces_to_write",
     "read_voxels",
     "require_end",
     "truncated",
 ]
 
 _CHUNK_BYTES = 1 << 20
+_SLAB_BYTES = 1 << 24
 
 
 class VoxelStream(Protocol):
@@ -130,3 +132,15 @@ def in_native_order(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if values.dtype.isnative:
         return values
     return values.byteswap(inplace=True).view(values.dtype.newbyteorder("="))
+
+
+def pieces_to_write(slices: int, slice_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut ``slices`` into ranges (start, stop) of 16 MiB at most, but of a slice at least.
+
+    Example:
+        >>> list(pieces_to_write(5, 8 << 20))
+        [(0, 2), (2, 4), (4, 5)]
+    """
+    thickness = max(1, _SLAB_BYTES // slice_bytes)
+    for start in range(0, slices, thickness):
+        yield start, min(start + thickness, slices)

@@ -291,7 +291,7 @@ def test_a_long_axis_is_written_as_nifti_2(tmp_path: Path) -> None:
 
 
 def test_slabs_are_written_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medseg.io.nifti._SLAB_BYTES", 50)
+    monkeypatch.setattr("medseg.io.voxels._SLAB_BYTES", 50)
     array = np.random.default_rng(0).integers(0, 99, (2, *SHAPE)).astype(np.int16)
     write_volume(Volume(array, GRID), tmp_path / "a.nii")
     np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "a.nii").dataobj), np.moveaxis(array, 0, 3))

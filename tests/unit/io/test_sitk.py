@@ -309,3 +309,15 @@ def test_the_reason_of_a_failed_write_is_the_systems(
     with pytest.raises(ResourceError, match="no space left"):
         write_volume(volume, tmp_path / f"a{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_slabs_are_written_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, channels: int
+) -> None:
+    monkeypatch.setattr("medseg.io.voxels._SLAB_BYTES", 50)
+    array = np.random.default_rng(0).integers(0, 99, (channels, 2, 3, 7)).astype(np.int16)
+    write_volume(Volume(array, Grid((2, 3, 7), np.eye(4))), tmp_path / f"a{suffix}")
+    read = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / f"a{suffix}")))
+    np.testing.assert_array_equal(read, array[0].T if channels == 1 else array.transpose(3, 2, 1, 0))
