@@ -99,12 +99,22 @@ class SlabInferer(Protocol):
         ...
 
 
-def slab_ranges(length: int, thickness: int) -> Iterator[tuple[int, int]]:
+def slab_ranges(length: int, thickness: int, first: int | None = None) -> Iterator[tuple[int, int]]:
     """Cut ``length`` slices into slabs of ``thickness``; the last one may be thinner.
+
+    Args:
+        length: Slices in all.
+        thickness: Slices of a slab.
+        first: Slices of the first slab, if it is to be thinner than the others.
 
     Example:
         >>> list(slab_ranges(5, 2))
         [(0, 2), (2, 4), (4, 5)]
+        >>> list(slab_ranges(5, 2, first=1))
+        [(0, 1), (1, 3), (3, 5)]
     """
-    for start in range(0, length, thickness):
+    begun = min(thickness if first is None else first, length)
+    if begun:
+        yield 0, begun
+    for start in range(begun, length, thickness):
         yield start, min(start + thickness, length)
