@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from medseg.network_graph.calls import Call, Constant, Flat, FlatUnpooled, Value, tensors_in
 from medseg.network_graph.graph import Node
@@ -64,12 +65,17 @@ def fold(call: Call) -> Constant:
 
 
 def _elementwise(call: Call) -> Value:
-    inputs = []
-    for position, value in enumerate(tensors_in(list(call.arguments.values()))):
-        operand = _operand(call, value, position)
-        if operand is not None:
-            inputs.append(operand)
-    return call.add(call.operation, inputs)
+    inputs, mapped, position = [], set(), 0
+    for role, argument in call.arguments.items():
+        for value in tensors_in(argument):
+            operand = _operand(call, value, position)
+            position += 1
+            if operand is not None:
+                inputs.append(operand)
+                mapped.add(role)
+    # A constant that became a node of its own is no option beside it.
+    rest = {role: argument for role, argument in call.arguments.items() if role not in mapped}
+    return replace(call, arguments=rest).add(call.operation, inputs)
 
 
 def _operand(call: Call, value: Value, position: int) -> Node | None:

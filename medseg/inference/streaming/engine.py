@@ -4,32 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from medseg.inference.streaming.chunks import Chunks, gather
-from medseg.inference.streaming.kernels import Kernel, make_kernel
+from medseg.inference.streaming.kernels import Kernel, in_place, make_kernel
 from medseg.inference.streaming.memory import readers_in_step
 from medseg.inference.streaming.schedule import Move, Schedule
-from medseg.inference.streaming.simplify import IN_PLACE, Simplified
-from medseg.network_graph import Graph, Node
+from medseg.inference.streaming.simplify import Simplified
+from medseg.network_graph import Node
 
 __all__ = ["Read", "Stream"]
 
-_INDICES = "#indices"
-
 Read = Callable[[int, int], Tensor]
 """Gives slices [start, stop) of the input, of shape (B, C, stop - start, …)."""
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """A layer with what follows it in place."""
-
-    node: Node
-    kernel: Kernel | None
-    followers: tuple[Node, ...]
 
 
 class Stream:
@@ -37,7 +27,7 @@ class Stream:
 
     Args:
         network: Simplified for streaming.
-        schedule: Its timetable.
+        schedule: The timetable of its graph, or of that graph with half tails.
         order: The volume's spatial axes in the order of the stream's tensors; the schedule's axis first.
         dtype: What layers of floating point compute in.
 
@@ -48,18 +38,11 @@ class Stream:
     def __init__(
         self, network: Simplified, schedule: Schedule, order: tuple[int, ...], dtype: torch.dtype
     ) -> None:
-        graph = schedule.graph
         self._schedule = schedule
-        self._graph = graph
         self._order = order
         self._dtype = dtype
-        self._output = graph.outputs[0]
-        self._units: Mapping[str, _Unit] = {
-            node.name: _Unit(
-                node, _kernel_of(graph, node, order, network, dtype), network.followed_by.get(node.name, ())
-            )
-            for node in graph.ancestors(self._output)
-        }
+        graph = schedule.graph
+        self._units = {node.name: self._unit(network, node) for node in graph.ancestors(graph.outputs[0])}
 
     def slabs(self, read: Read, device: torch.device) -> Iterator[tuple[int, Tensor]]:
         """Compute.
@@ -71,85 +54,128 @@ class Stream:
         Yields:
             First slice and slab of the output, in the stream's order of axes. It may be changed in place.
         """
-        held = self._nothing_held(device)
+        one_pass = _Pass(self._units, self._schedule, self._nothing_held(device), read, self._dtype)
         for moves in self._schedule.steps:
-            yield self._step(moves, held, read)
+            given = one_pass.step(moves)
+            if given is not None:
+                yield given
+                del given  # whoever took it may let go of it while the next is made
 
-    def _nothing_held(self, device: torch.device) -> dict[str, Chunks]:
+    def _unit(self, network: Simplified, node: Node) -> _Unit:
+        graph = self._schedule.graph
+        kernel = None
+        if node.name != graph.input and node.kind != "max_pool_indices":
+            kernel = make_kernel(graph, node, self._order, network.tensors, self._dtype)
+        followers = (in_place(follower) for follower in network.followed_by.get(node.name, ()))
+        return _Unit(node, kernel, tuple(follower for follower in followers if follower is not None))
+
+    def _nothing_held(self, device: torch.device) -> dict[str, _Held]:
         held = {}
-        dims = len(self._order)
         for name, unit in self._units.items():
             node = unit.node
-            behind = len(node.shape) - dims
-            shape = (*node.shape[:behind], *(node.size[axis] for axis in self._order))
-            dtype = node.dtype
-            if dtype.is_floating_point and node.kind != "stored":
-                dtype = self._dtype
-            held[name] = Chunks(shape, behind, torch.empty(0, dtype=dtype, device=device))
-            if node.options.get("return_indices"):
-                places = torch.empty(0, dtype=torch.int64, device=device)
-                held[name + _INDICES] = Chunks(shape, behind, places)
+            leading = node.shape[: -len(self._order)]
+            shape = (*leading, *(node.size[axis] for axis in self._order))
+            dtype = self._dtype if node.dtype.is_floating_point and node.kind != "stored" else node.dtype
+            values, places = (
+                Chunks(shape, len(leading), torch.empty(0, dtype=kind, device=device))
+                for kind in (dtype, torch.int64)
+            )
+            held[name] = _Held(values, places if node.options.get("return_indices") else None)
         return held
 
-    def _step(self, moves: tuple[Move, ...], held: dict[str, Chunks], read: Read) -> tuple[int, Tensor]:
+
+@dataclass(frozen=True)
+class _Unit:
+    """A layer with the activations that follow it in place; the input and indices have no kernel."""
+
+    node: Node
+    kernel: Kernel | None
+    followers: tuple[Callable[[Tensor], Tensor], ...]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What is held of one layer, and of a pooling the places of its values."""
+
+    values: Chunks
+    places: Chunks | None
+
+    def forget(self, keep: int) -> None:
+        """Let go of what lies before slice ``keep``."""
+        self.values.forget(keep)
+        if self.places is not None:
+            self.places.forget(keep)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One way through a volume, from its first slice to its last."""
+
+    units: Mapping[str, _Unit]
+    schedule: Schedule
+    held: Mapping[str, _Held]
+    read: Read
+    dtype: torch.dtype
+
+    def step(self, moves: tuple[Move, ...]) -> tuple[int, Tensor] | None:
+        """Make what the timetable says; the output's slab, which nothing else holds, if it has one."""
         keeps = {move.name: move.keep for move in moves}
-        waiting = readers_in_step(self._schedule, moves)
-        result: tuple[int, Tensor] | None = None
+        waiting = readers_in_step(self.schedule, moves)
+        given: tuple[int, Tensor] | None = None
         for move in moves:
             if move.start == move.stop:
                 continue
-            unit = self._units[move.name]
-            made = self._made(unit, move, held, read)
-            if move.name == self._output:
-                result = move.start, made
-                if move.keep < move.stop or waiting.get(move.name):
-                    held[move.name].add(move.start, made.clone())
+            made = self._made(move)
+            if move.name == self.schedule.graph.outputs[0]:
+                given = move.start, _copy(made) if self._lies_elsewhere(move.name, made) else made
             else:
-                held[move.name].add(move.start, made)
+                self.held[move.name].values.add(move.start, made)
             del made
-            for source in dict.fromkeys(unit.node.inputs):
-                waiting[source] -= 1
-                if waiting[source] == 0 and source in keeps:
-                    _forget(held, source, keeps[source])
-            if not waiting.get(move.name):
-                _forget(held, move.name, move.keep)
+            self._let_go(move, keeps, waiting)
         for name, keep in keeps.items():
-            _forget(held, name, keep)
-        if result is None:
-            raise AssertionError  # each step makes slices of the output
+            self.held[name].forget(keep)
+        return given
+
+    def _let_go(self, move: Move, keeps: Mapping[str, int], waiting: dict[str, int]) -> None:
+        """Forget what nobody needs once this move is made."""
+        for source in dict.fromkeys(self.units[move.name].node.inputs):
+            waiting[source] -= 1
+            if waiting[source] == 0 and source in keeps:
+                self.held[source].forget(keeps[source])
+        if not waiting.get(move.name):
+            self.held[move.name].forget(move.keep)
+
+    def _made(self, move: Move) -> Tensor:
+        unit = self.units[move.name]
+        if unit.kernel is None:
+            return self._given(unit.node, move)
+        sources = [self.held[source].values for source in unit.node.inputs]
+        made: Any = unit.kernel(sources, move.start, move.stop)
+        places = self.held[move.name].places
+        if places is not None:
+            made, indices = made
+            places.add(move.start, indices)
+        if unit.followers and self._lies_elsewhere(move.name, made):
+            made = _copy(made)
+        result: Tensor = made
+        for follower in unit.followers:
+            result = follower(result)
         return result
 
-    def _made(self, unit: _Unit, move: Move, held: dict[str, Chunks], read: Read) -> Tensor:
-        node = unit.node
-        if node.name == self._graph.input:
-            return read(move.start, move.stop).to(self._dtype)
-        sources = [held[source] for source in node.inputs]
-        if node.kind == "max_pool_indices":
-            return gather([held[node.inputs[0] + _INDICES]], move.start, move.stop)
-        if unit.kernel is None:
-            raise AssertionError
-        made = unit.kernel(sources, move.start, move.stop)
-        if isinstance(made, tuple):
-            made, indices = made
-            held[node.name + _INDICES].add(move.start, indices)
-        if unit.followers and any(source.owns(made) for source in sources):
-            made = made.clone(memory_format=torch.preserve_format)
-        for follower in unit.followers:
-            options = [value for key, value in follower.options.items() if key in ("negative_slope", "alpha")]
-            made = IN_PLACE[follower.kind](made, *options)
-        return made
+    def _given(self, node: Node, move: Move) -> Tensor:
+        """Slices that no kernel makes: the input's, and the places that a pooling has made."""
+        if node.name == self.schedule.graph.input:
+            return self.read(move.start, move.stop).to(self.dtype)
+        places = self.held[node.inputs[0]].places
+        if places is None:
+            raise AssertionError  # capture makes such a node of poolings with indices alone
+        return gather([places], move.start, move.stop)
+
+    def _lies_elsewhere(self, name: str, made: Tensor) -> bool:
+        """Whether changing it would change what another layer holds, or the input."""
+        inputs = self.units[name].node.inputs
+        return not inputs or any(self.held[source].values.owns(made) for source in inputs)
 
 
-def _kernel_of(
-    graph: Graph, node: Node, order: tuple[int, ...], network: Simplified, dtype: torch.dtype
-) -> Kernel | None:
-    if node.name == graph.input or node.kind == "max_pool_indices":
-        return None
-    return make_kernel(graph, node, order, network.tensors, dtype)
-
-
-def _forget(held: dict[str, Chunks], name: str, keep: int) -> None:
-    """Let go of what lies before slice ``keep``."""
-    held[name].forget(keep)
-    if name + _INDICES in held:
-        held[name + _INDICES].forget(keep)
+def _copy(made: Tensor) -> Tensor:
+    return made.clone(memory_format=torch.preserve_format)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
-from medseg.inference.streaming.kernels.pointwise import scale_and_shift
+from medseg.inference.streaming.kernels.moves import moves_axes
+from medseg.inference.streaming.kernels.pointwise import in_place, scale_and_shift
+from medseg.inference.streaming.limits import require_streamable
 from medseg.inference.streaming.schedule import consumers
 from medseg.network_graph import Graph, Node
 from medseg.ranges import Pointwise
@@ -16,17 +17,9 @@ from medseg.ranges import Pointwise
 __all__ = ["Simplified", "simplify"]
 
 _CONVOLUTIONS = ("convolution", "transposed_convolution")
-_IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "view")
-IN_PLACE = {
-    "elu": torch.nn.functional.elu_,
-    "hardsigmoid": torch.ops.aten.hardsigmoid_,
-    "hardswish": torch.ops.aten.hardswish_,
-    "leaky_relu": torch.ops.aten.leaky_relu_,
-    "relu": torch.relu_,
-    "sigmoid": torch.sigmoid_,
-    "silu": torch.ops.aten.silu_,
-    "tanh": torch.tanh_,
-}
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+_NOT_OVERWRITTEN = ("input", "crop", "slice", "broadcast", "expand", "constant")
+"""Kinds of layers whose values lie in the memory of others, or several in the same place."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,11 @@ def simplify(graph: Graph, tensors: Mapping[str, Tensor]) -> Simplified:
     Args:
         graph: Of a network in evaluation mode.
         tensors: Its parameters and buffers by name.
+
+    Raises:
+        ConfigError: The network cannot be streamed; the error says why.
     """
+    require_streamable(graph)
     return _Simplifier(graph, tensors).run()
 
 
@@ -77,7 +74,8 @@ class _Simplifier:
                 self._name_of[node.name] = node.name
         outputs = tuple(self._name_of[name] for name in self._graph.outputs)
         followed_by = {name: tuple(nodes) for name, nodes in self._followers.items()}
-        graph = _with_side_by_side(Graph(dict(self._heads), self._graph.input, outputs), followed_by)
+        graph = Graph(dict(self._heads), self._name_of[self._graph.input], outputs)
+        graph = _with_side_by_side(graph, followed_by)
         return Simplified(graph, followed_by, self._tensors)
 
     def _only_source(self, node: Node) -> str | None:
@@ -90,13 +88,13 @@ class _Simplifier:
 
     def _joined(self, before: str, node: Node) -> bool:
         head = self._heads[before]
-        if node.kind in _IDENTITIES and node.shape == head.shape:
+        if _changes_nothing(node, head):
             self._join(before, node, None)
             return True
         if node.kind == "batch_norm" and head.kind in _CONVOLUTIONS and not self._followers[before]:
             self._fold(before, node)
             return True
-        if node.kind in IN_PLACE and head.kind not in ("input", "crop", "slice", "broadcast", "constant"):
+        if in_place(node) is not None and head.kind not in _NOT_OVERWRITTEN:
             self._join(before, node, node)
             return True
         return False
@@ -141,7 +139,7 @@ def _with_side_by_side(graph: Graph, followed_by: Mapping[str, tuple[Node, ...]]
     joins = {
         node.name: node
         for node in graph.nodes.values()
-        if node.kind in ("cat", "concat")
+        if _joins_channels(node)
         and not followed_by.get(node.name)
         and node.name not in graph.outputs
         and all(reader.kind == "convolution" for reader in readers[node.name])
@@ -154,6 +152,17 @@ def _with_side_by_side(graph: Graph, followed_by: Mapping[str, tuple[Node, ...]]
         if name not in joins
     }
     return Graph(nodes, graph.input, graph.outputs)
+
+
+def _changes_nothing(node: Node, before: Node) -> bool:
+    if node.kind in _DROPOUTS:
+        return True
+    return node.kind == "view" and node.shape == before.shape and not moves_axes(node)
+
+
+def _joins_channels(node: Node) -> bool:
+    channels_axis = len(node.shape) - len(node.ranges) - 1
+    return node.kind in ("cat", "concat") and node.options["dim"] % len(node.shape) == channels_axis
 
 
 def _by_output_channel(scale: Tensor, weight: Tensor, groups: int, *, transposed: bool) -> Tensor:

@@ -7,7 +7,7 @@ ends, the other axes are as the layer has them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -15,9 +15,10 @@ from torch import Tensor
 from medseg.inference.streaming.kernels import moves, windows
 from medseg.inference.streaming.kernels import pointwise as voxels
 from medseg.inference.streaming.kernels.layer import Kernel, Layer, refuse
+from medseg.inference.streaming.kernels.pointwise import in_place
 from medseg.network_graph import Graph, Node
 
-__all__ = ["Kernel", "Layer", "make_kernel"]
+__all__ = ["Kernel", "Layer", "in_place", "make_kernel"]
 
 
 def make_kernel(
@@ -35,16 +36,16 @@ def make_kernel(
     Raises:
         ConfigError: There is none; the error names the layer.
     """
-    if node.derived:
-        refuse(node, "computes its weights anew each time")
     # Batch norm works out its scale and shift in double precision first.
     kept = node.kind == "batch_norm"
     weights = {
         role: _turned(tensors[names[0]], order, None if kept else dtype)
         for role, names in node.weights.items()
     }
-    layer = Layer(node, tuple(graph.nodes[name] for name in node.inputs), order, weights, dtype)
-    return _KERNELS.get(node.kind, voxels.pointwise)(layer)
+    device = next(iter(tensors.values()), torch.empty(0)).device
+    layer = Layer(node, tuple(graph.nodes[name] for name in node.inputs), order, weights, dtype, device)
+    make = _KERNELS.get(node.kind, voxels.pointwise)
+    return make(layer)
 
 
 def _turned(tensor: Tensor, order: tuple[int, ...], dtype: torch.dtype | None) -> Tensor:
@@ -63,18 +64,23 @@ def _taken_from_the_pooling(layer: Layer) -> NoReturn:
     refuse(layer.node, "are indices of no pooling")
 
 
-_KERNELS: dict[str, Callable[[Layer], Any]] = {
+_KERNELS: dict[str, Callable[[Layer], Kernel]] = {
     "average_pool": windows.average_pool,
     "batch_norm": voxels.batch_norm,
     "broadcast": moves.broadcast,
     "constant": moves.constant,
     "convolution": windows.convolution,
     "crop": moves.crop,
+    "expand": moves.broadcast,
     "interpolation": moves.interpolation,
     "max_pool": windows.max_pool,
     "max_pool_indices": _taken_from_the_pooling,
     "max_unpool": windows.max_unpool,
     "pad": moves.pad,
+    "repeat": moves.broadcast,
+    "slice": moves.cut_channels,
     "stored": voxels.stored,
+    "to": voxels.converted,
     "transposed_convolution": windows.transposed_convolution,
+    "view": moves.view,
 }

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ConfigError
-from medseg.inference.streaming.chunks import Chunks
+from medseg.inference.streaming.chunks import Chunks, gather
 from medseg.network_graph import Node
 from medseg.ranges import AxisRange
 
@@ -30,6 +30,7 @@ class Layer:
         order: The volume's spatial axes in the order of the stream's tensors.
         weights: Parameters and buffers by argument, in the order of the stream's axes.
         dtype: What it computes in, if it is of floating point.
+        device: Where it computes.
     """
 
     node: Node
@@ -37,6 +38,7 @@ class Layer:
     order: tuple[int, ...]
     weights: Mapping[str, Tensor]
     dtype: torch.dtype
+    device: torch.device
 
     @property
     def ranges(self) -> tuple[AxisRange, ...]:
@@ -47,6 +49,11 @@ class Layer:
     def computed(self) -> torch.dtype:
         """The type of its result."""
         return self.dtype if self.node.dtype.is_floating_point else self.node.dtype
+
+    def gather(self, sources: Sequence[Chunks], start: int, stop: int, border: float = 0.0) -> Tensor:
+        """Slices of what it reads, see :func:`~medseg.inference.streaming.chunks.gather`, in its own type."""
+        dtype = self.dtype if sources[0].like.is_floating_point() else None
+        return gather(sources, start, stop, border=border, dtype=dtype)
 
     def length(self, source: int = 0) -> int:
         """Slices of what it reads."""

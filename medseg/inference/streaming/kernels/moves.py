@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.inference.streaming.chunks import Chunks, gather
+from medseg.inference.streaming.chunks import Chunks
 from medseg.inference.streaming.interpolation import resize_axis
 from medseg.inference.streaming.kernels.layer import Kernel, Layer
-from medseg.ranges import Broadcast, Interpolation, Shift
+from medseg.inference.streaming.kernels.pointwise import pointwise
+from medseg.network_graph import Node
+from medseg.ranges import Interpolation, Shift
 
-__all__ = ["broadcast", "constant", "crop", "interpolation", "pad"]
+__all__ = ["broadcast", "constant", "crop", "cut_channels", "interpolation", "moves_axes", "pad", "view"]
 
 
 def pad(layer: Layer) -> Kernel:
@@ -44,13 +46,13 @@ def pad(layer: Layer) -> Kernel:
     def along(source: Chunks, start: int, stop: int) -> Tensor:
         needs = ranges[0]
         if not isinstance(needs, Shift):
-            return gather([source], start, stop)
+            return layer.gather([source], start, stop)
         if mode == "constant":
-            return gather([source], *needs.needs(start, stop), border=value)
+            return layer.gather([source], *needs.needs(start, stop), border=value)
         wanted = [_source_slice(index - needs.before, length, mode) for index in range(start, stop)]
         first = min(wanted)
         chosen = torch.tensor([index - first for index in wanted], device=source.like.device)
-        return gather([source], first, max(wanted) + 1).index_select(source.dim, chosen)
+        return layer.gather([source], first, max(wanted) + 1).index_select(source.dim, chosen)
 
     return run
 
@@ -68,7 +70,7 @@ def crop(layer: Layer) -> Kernel:
     ranges = layer.ranges
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        images = gather(sources, *ranges[0].needs(start, stop))
+        images = layer.gather(sources, *ranges[0].needs(start, stop))
         behind = images.ndim - len(ranges)
         for axis, needs in enumerate(ranges[1:], start=1):
             if isinstance(needs, Shift):
@@ -79,26 +81,65 @@ def crop(layer: Layer) -> Kernel:
     return run
 
 
-def broadcast(layer: Layer) -> Kernel:
-    """The only slice, repeated without a copy."""
-    ranges, node = layer.ranges, layer.node
+def cut_channels(layer: Layer) -> Kernel:
+    """Some of the channels, or one of them without its axis, in the memory of all."""
+    options = layer.node.options
+    dim = options["dim"] % len(layer.sources[0].shape)
+    drops_axis = len(layer.node.shape) < len(layer.sources[0].shape)
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        whole = isinstance(ranges[0], Broadcast)
-        images = gather(sources, 0, 1) if whole else gather(sources, start, stop)
-        return images.expand([*node.shape[: -len(ranges)], stop - start, *layer.plane()])
+        images = layer.gather(sources, start, stop)
+        if drops_axis:
+            return images.select(dim, options["index"])
+        return images.narrow(dim, options["start"], layer.node.shape[dim])
+
+    return run
+
+
+def view(layer: Layer) -> Kernel:
+    """Axes before those of space in another order or number."""
+    if moves_axes(layer.node):
+        return pointwise(layer)
+    dims = len(layer.ranges)
+    leading = layer.node.shape[:-dims]
+
+    def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
+        images = layer.gather(sources, start, stop)
+        return images.reshape(*leading, *images.shape[-dims:])
+
+    return run
+
+
+def moves_axes(view: Node) -> bool:
+    """Whether a view puts axes before those of space in another order."""
+    return view.overload.startswith(("aten.permute", "aten.transpose"))
+
+
+def broadcast(layer: Layer) -> Kernel:
+    """Channels repeated, and the only slice or row, without a copy where all are the same."""
+    dims, along = len(layer.ranges), layer.ranges[0]
+    leading = layer.node.shape[:-dims]
+    # Repeated more than once, channels follow each other in turn, which no stride can say.
+    turns = list(layer.node.options.get("repeats") or ())[:-dims]
+
+    def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
+        first, last = along.needs(start, stop)
+        images = layer.gather(sources, first, last)
+        if any(count > 1 for count in turns):
+            images = images.repeat(*turns, *[1] * dims)
+        return images.expand(*leading, stop - start, *layer.plane())
 
     return run
 
 
 def constant(layer: Layer) -> Kernel:
     """A map of one value."""
-    node, device = layer.node, next(iter(layer.weights.values())).device if layer.weights else None
+    leading, value = layer.node.shape[: -len(layer.order)], layer.node.options["value"]
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
         del sources
-        shape = [*node.shape[: -len(layer.order)], stop - start, *layer.plane()]
-        return torch.full(shape, node.options["value"], dtype=layer.computed, device=device)
+        shape = (*leading, stop - start, *layer.plane())
+        return torch.full(shape, value, dtype=layer.computed, device=layer.device)
 
     return run
 
@@ -110,7 +151,7 @@ def interpolation(layer: Layer) -> Kernel:
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
         first, last = along.reads(start, stop, length)
-        images = gather(sources, first, last)
+        images = layer.gather(sources, first, last)
         for axis in range(len(ranges) - 1, 0, -1):
             images = resize_axis(images, 2 + axis, ranges[axis], 0, ranges[axis].output_length, 0)
         return resize_axis(images, 2, along, start, stop, first)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medseg.inference.streaming.chunks import Chunks, gather
+from medseg.inference.streaming.chunks import Chunks
 from medseg.inference.streaming.kernels.convolve import convolve, convolve_transposed
 from medseg.inference.streaming.kernels.layer import Kernel, Layer
 from medseg.ranges import TransposedWindow, Unpooling, Window
@@ -31,7 +32,7 @@ def convolution(layer: Layer) -> Kernel:
     )
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        images = gather(sources, *windows[0].needs(start, stop), dtype=layer.dtype)
+        images = layer.gather(sources, *windows[0].needs(start, stop))
         return apply(images if even else functional.pad(images, beside))
 
     return run
@@ -46,56 +47,80 @@ def transposed_convolution(layer: Layer) -> Kernel:
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
         first, last = along.reads(start, stop, length)
-        if first >= last:  # any slice will do, for none of what it spreads to is kept
-            first = min(max((start + along.padding) // along.stride, 0), length - 1)
-            return edge(sources[0], stop - start)
-        made = apply(gather(sources, first, last, dtype=layer.dtype))
+        if first >= last:
+            return untouched(sources[0].shape[0], stop - start)
+        made = apply(layer.gather(sources, first, last))
+        # Where these slices begin and end among those that were made.
         begin = start - (first * along.stride - along.padding)
-        return _stretched(made, begin, begin + stop - start)
-
-    def edge(source: Chunks, count: int) -> Tensor:
-        shape = (source.shape[0], layer.node.shape[1], count, *layer.plane())
-        made = torch.zeros(shape, dtype=layer.dtype, device=source.like.device)
-        return made if bias is None else made.add_(bias.reshape(-1, *[1] * dims))
-
-    def _stretched(made: Tensor, begin: int, end: int) -> Tensor:
-        before, after = max(0, -begin), max(0, end - made.shape[2])
+        end = begin + stop - start
+        inner = made.narrow(2, max(begin, 0), min(end, made.shape[2]) - max(begin, 0))
+        before, after = max(-begin, 0), max(end - made.shape[2], 0)
         if not before and not after:
-            return made.narrow(2, begin, end - begin)
-        inner = made.narrow(2, begin + before, end - begin - before - after)
-        wider = functional.pad(inner, (0, 0) * (dims - 1) + (before, after))
-        if bias is not None:
-            for beyond in (wider.narrow(2, 0, before), wider.narrow(2, end - begin - after, after)):
-                beyond += bias.reshape(-1, *[1] * dims)
-        return wider
+            return inner
+        batch = made.shape[0]
+        return torch.cat([untouched(batch, before), inner, untouched(batch, after)], dim=2)
+
+    def untouched(batch: int, count: int) -> Tensor:
+        made = torch.zeros(
+            (batch, layer.node.shape[1], count, *layer.plane()), dtype=layer.dtype, device=layer.device
+        )
+        return made if bias is None else made.add_(bias.reshape(-1, *[1] * dims))
 
     return run
 
 
 def max_pool(layer: Layer) -> Kernel:
-    """The largest of each window, with its place in the whole volume where that is asked for."""
+    """The largest of each window, with its place in the stream's volume where that is asked for."""
+    if layer.node.options.get("return_indices"):
+        return _max_pool_with_places(layer)
     windows = cast(tuple[Window, ...], layer.ranges)
-    apply: Any = functional.max_pool2d if len(windows) == 2 else functional.max_pool3d
-    with_indices = bool(layer.node.options.get("return_indices"))
-    options: dict[str, Any] = {
-        "kernel_size": [window.kernel for window in windows],
-        "stride": [window.stride for window in windows],
-        "padding": [0, *(window.padding[0] for window in windows[1:])],
-        "dilation": [window.dilation for window in windows],
-        "ceil_mode": any(window.ceil_mode for window in windows),
-        "return_indices": with_indices,
-    }
-    plane = math.prod(layer.plane(0))
+    apply = _max_pooling(windows, 0, return_indices=False)
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Any:
-        first, last = windows[0].needs(start, stop)
-        made = apply(gather(sources, first, last, border=-math.inf), **options)
-        if not with_indices:
-            return made
-        values, indices = made
-        return values, indices.add_(first * plane)
+        return apply(layer.gather(sources, *windows[0].needs(start, stop), border=-math.inf))
 
     return run
+
+
+def _max_pool_with_places(layer: Layer) -> Kernel:
+    """Pools in the volume's own order of axes: it decides which of equal values is the first."""
+    streamed = layer.order[0]
+    windows = cast(tuple[Window, ...], layer.ranges)
+    natural = [layer.order.index(axis) for axis in range(len(windows))]
+    apply = _max_pooling([windows[axis] for axis in natural], streamed, return_indices=True)
+    plane = math.prod(layer.plane(0))
+    inner = math.prod(layer.sources[0].size[streamed + 1 :])
+
+    def turned(images: Tensor, axes: Sequence[int]) -> Tensor:
+        return images.permute(0, 1, *(2 + axis for axis in axes))
+
+    def run(sources: Sequence[Chunks], start: int, stop: int) -> tuple[Tensor, Tensor]:
+        first, last = windows[0].needs(start, stop)
+        images = layer.gather(sources, first, last, border=-math.inf)
+        values, places = (turned(made, layer.order) for made in apply(turned(images, natural)))
+        if streamed == 0:
+            return values, places.add_(first * plane)
+        # Axes before the streamed one, the streamed one, and those behind it: from there to the front.
+        rest = places % inner
+        along = (places // inner) % (last - first) + first
+        before = places // (inner * (last - first))
+        return values, along.mul_(plane).add_(before, alpha=inner).add_(rest)
+
+    return run
+
+
+def _max_pooling(windows: Sequence[Window], streamed: int, *, return_indices: bool) -> Any:
+    """PyTorch's, padding every axis but the streamed one."""
+    apply: Any = functional.max_pool2d if len(windows) == 2 else functional.max_pool3d
+    return partial(
+        apply,
+        kernel_size=[window.kernel for window in windows],
+        stride=[window.stride for window in windows],
+        padding=[0 if axis == streamed else window.padding[0] for axis, window in enumerate(windows)],
+        dilation=[window.dilation for window in windows],
+        ceil_mode=any(window.ceil_mode for window in windows),
+        return_indices=return_indices,
+    )
 
 
 def average_pool(layer: Layer) -> Kernel:
@@ -132,7 +157,7 @@ def average_pool(layer: Layer) -> Kernel:
     beside = [counted(axis, 0, outputs[axis]) for axis in range(1, len(windows))]
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        summed: Tensor = apply(gather(sources, *windows[0].needs(start, stop)), **options)
+        summed: Tensor = apply(layer.gather(sources, *windows[0].needs(start, stop)), **options)
         if divisor is not None:
             return summed.div_(divisor)
         for counts in (counted(0, start, stop), *beside):
@@ -151,12 +176,12 @@ def max_unpool(layer: Layer) -> Kernel:
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
         first, last = along.reads(start, stop, length)
-        values, indices = (gather([source], first, last) for source in sources)
+        values, indices = (layer.gather([source], first, last) for source in sources)
         leading = values.shape[:2]
         if first >= last:
             return values.new_zeros((*leading, stop - start, *plane))
         low, high = along.window.needs(first, last)
-        low = max(0, low)
+        low, high = min(max(0, low), start), max(high, stop)
         room = values.new_zeros((*leading, (high - low) * voxels))
         places = (indices - low * voxels).flatten(2)
         put = room.scatter_add_ if adds else room.scatter_
