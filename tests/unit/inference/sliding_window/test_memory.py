@@ -1,0 +1,84 @@
+"""What windows take, against sums by hand and against what a process took."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from medseg.errors import ConfigError, ResourceError
+from medseg.inference.sliding_window import SlidingWindowInferer
+
+MIB = 1 << 20
+
+MEASURE = """
+import gc, sys, torch
+from medseg.inference.sliding_window import SlidingWindowInferer
+def status(name):
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith(name))
+torch.set_num_threads(1)
+network = torch.nn.Conv3d(1, 60, 1)
+image = torch.randn(1, 1, 160, 128, 128)
+inferer = SlidingWindowInferer((64, 64, 64), overlap=0.25, reduce="argmax")
+with torch.inference_mode():
+    inferer(image[:, :, :70, :64, :64], network)
+    plan = inferer.plan(network, tuple(image.shape), result=True)
+    gc.collect()
+    open("/proc/self/clear_refs", "w").write("5")
+    base = status("VmRSS")
+    labels = inferer(image, network)
+print(plan.peak_bytes, status("VmHWM") - base)
+"""
+
+
+def test_sums_are_one_window_thick() -> None:
+    plan = SlidingWindowInferer((16, 16, 16)).plan(nn.Conv3d(1, 10, 1), (1, 1, 32, 64, 32))
+    assert plan.axis == 1
+    assert plan.by_stage["sums"] == 10 * 16 * 32 * 32 * 4
+
+
+def test_a_whole_image_of_scores_is_its_own_sum() -> None:
+    network, shape = nn.Conv3d(1, 10, 1), (1, 1, 32, 64, 32)
+    scores = SlidingWindowInferer((16, 16, 16)).plan(network, shape, result=True).by_stage
+    labels = SlidingWindowInferer((16, 16, 16), reduce="argmax").plan(network, shape, result=True).by_stage
+    assert "sums" not in scores
+    assert scores["result"] == 10 * 32 * 64 * 32 * 4
+    assert labels["result"] == 32 * 64 * 32
+    assert labels["sums"] == 10 * 16 * 32 * 32 * 4
+
+
+def test_fewer_windows_at_a_time_keep_to_a_limit() -> None:
+    network, shape = nn.Conv3d(1, 8, 1), (1, 1, 32, 32, 32)
+    wanted = SlidingWindowInferer((16, 16, 16), sw_batch_size=8).plan(network, shape)
+    one = SlidingWindowInferer((16, 16, 16)).plan(network, shape)
+    limited = SlidingWindowInferer((16, 16, 16), 8, max_ram_bytes=wanted.peak_bytes - 1).plan(network, shape)
+    assert wanted.details["windows_at_a_time"] == 8
+    assert limited.details["windows_at_a_time"] == 4
+    with pytest.raises(ResourceError, match="max_ram_bytes"):
+        SlidingWindowInferer((16, 16, 16), 8, max_ram_bytes=one.peak_bytes - 1).plan(network, shape)
+
+
+class LooksAtValues(nn.Module):
+    """Does what no tensor without voxels can follow."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image * float(image.mean())
+
+
+def test_what_cannot_be_foreseen_is_said() -> None:
+    plan = SlidingWindowInferer((4, 4)).plan(LooksAtValues(), (1, 1, 8, 8))
+    assert "unknown" in plan.details
+    with pytest.raises(ConfigError, match="cannot be foreseen"):
+        SlidingWindowInferer((4, 4), max_ram_bytes=MIB).plan(LooksAtValues(), (1, 1, 8, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads what Linux says of a process")
+def test_the_peak_is_what_a_process_takes() -> None:
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    predicted, measured = (int(word) for word in done.stdout.split())
+    assert 0.8 * measured <= predicted <= 1.2 * measured
