@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MemoryPlan", "Read", "SlabInferer", "Stage", "slab_ranges"]
+from medseg.io.sizes import format_bytes
+
+__all__ = ["Box", "MemoryPlan", "Read", "SlabInferer", "Stage", "Tile", "slab_ranges"]
 
 Read = Callable[[int, int], Tensor]
 """Gives slices [start, stop) of a network's input along one axis, of shape (B, C, X, Y[, Z])."""
+
+
+Box = tuple[tuple[int, int], ...]
+"""Voxels [start, stop) along each spatial axis."""
 
 
 class Stage(Protocol):
@@ -37,9 +43,30 @@ class Stage(Protocol):
         """Number of slices along the axis."""
         ...
 
+    @property
+    def box(self) -> Sequence[tuple[int, int]]:
+        """The voxels [start, stop) along each axis that it gives: all, or a tile's; along its axis all."""
+        ...
+
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Slices [start, stop), of shape (C, X, Y, Z) where the axis has stop - start slices."""
         ...
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of the plane that is gone through by itself; along the plan's axis it is whole.
+
+    Attributes:
+        reads: Of the image: what the network is given.
+        scores: Of the whole's scores: what comes out, as it would of the whole image. It is ``own`` and,
+            where another tile follows, one slice more, so that all between two scores lies within one tile.
+        own: Of the whole's scores: what this tile alone answers for. All tiles' make up the whole.
+    """
+
+    reads: Box
+    scores: Box
+    own: Box
 
 
 @dataclass(frozen=True)
@@ -51,7 +78,15 @@ class MemoryPlan:
         axis: The image's axis along which it goes, from 0.
         slab: Slices of the output that it gives at a time, at most.
         by_stage: Bytes that each part holds at the fullest moment.
-        details: What else was chosen: tiles, precision, window.
+        details: What else was chosen and why: precision, window, what memory limit.
+        tiles: Where the plane is too large to be gone through at once, its parts, one after the other.
+        tile: Of a plan for one of these parts: which.
+
+    Example:
+        >>> print(MemoryPlan("streaming", axis=2, slab=8, by_stage={"tails": 3_000_000, "work": 500_000}))
+        streaming along axis 2, 8 slices at a time: 3.5 MB
+          tails: 3.0 MB
+          work: 500.0 kB
     """
 
     mode: str
@@ -59,15 +94,33 @@ class MemoryPlan:
     slab: int
     by_stage: Mapping[str, int]
     details: Mapping[str, Any] = field(default_factory=dict)
+    tiles: tuple[Tile, ...] = ()
+    tile: Tile | None = None
 
     @property
     def peak_bytes(self) -> int:
         """Bytes in all, beyond the process itself, the network's weights and the image that is given."""
         return sum(self.by_stage.values())
 
+    @property
+    def parts(self) -> tuple[MemoryPlan, ...]:
+        """What ``slabs`` is called with, one after the other: this plan, or one for each tile."""
+        if not self.tiles:
+            return (self,)
+        return tuple(replace(self, tiles=(), tile=tile) for tile in self.tiles)
+
     def as_dict(self) -> dict[str, Any]:
         """For a manifest, in JSON's types."""
         return {**asdict(self), "peak_bytes": self.peak_bytes}
+
+    def __str__(self) -> str:
+        way = f"{self.mode} along axis {self.axis}, {self.slab} slices at a time"
+        lines = [f"{way}: {format_bytes(self.peak_bytes)}"]
+        lines += [f"  {name}: {format_bytes(count)}" for name, count in self.by_stage.items()]
+        if self.tiles:
+            lines.append(f"  plane in {len(self.tiles)} tiles, one after the other")
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in self.details.items()]
+        return "\n".join(lines)
 
 
 class SlabInferer(Protocol):
@@ -88,13 +141,15 @@ class SlabInferer(Protocol):
         """Compute, from the first slice along ``plan.axis`` to the last.
 
         Args:
-            read: Gives the input's slices along that axis; asked in order, with overlaps where windows overlap.
+            read: Gives the input's slices along that axis; asked in order, with overlaps where windows do.
             network: From (B, C, X, Y[, Z]) to scores (B, K, X', Y'[, Z']).
             shape: Of the whole input.
-            plan: As ``plan`` gave it.
+            plan: As ``plan`` gave it, or where that has tiles one of its ``parts``.
 
         Yields:
-            The first slice and the slab of scores, (B, K, X', Y'[, Z']) with as many slices as are done.
+            The first slice and the slab of scores, (B, K, X', Y'[, Z']) with as many slices as are done. Of
+            a tile those of its ``scores``: each tile is gone through from the first slice to the last, and
+            asks ``read`` for whole planes anew.
         """
         ...
 

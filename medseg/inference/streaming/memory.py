@@ -11,123 +11,201 @@ import torch
 
 from medseg.inference.streaming.chunks import stays_in_place
 from medseg.inference.streaming.schedule import Move, Schedule
+from medseg.inference.streaming.workspaces import made_slices, workspace_bytes
 from medseg.network_graph import Node
 from medseg.ranges import Window
 
-__all__ = ["StreamMemory", "measure_schedule", "readers_in_step"]
+__all__ = ["Receiver", "StreamMemory", "measure_schedule", "readers_in_step"]
 
 _ALWAYS_COPIED = ("interpolation", "max_unpool", "pad", "average_pool")
+_TURNED = ("stored", "max_unpool")
+"""Read in another type or order of memory than they are held in."""
 _NEVER_COPIED = ("input", "constant", "max_pool_indices")
 
 
 @dataclass(frozen=True)
-class StreamMemory:
-    """What a stream holds at its fullest moment.
+class Receiver:
+    """What whoever takes the output holds, beside the stream.
 
     Attributes:
-        peak_bytes: All layers' slices together, and what the layer at work copies and makes.
-        peak_layer: The layer at work at that moment.
-        tails_bytes: Between two steps, at most.
+        kept_bytes: Per slice of the output that was given: a result that fills up.
+        passing_bytes: Per slice of a slab while it is taken over, before the next one is computed.
+        lingering_bytes: Per slice of a slab that is still held while the next one is computed.
+        fixed_bytes: From the beginning.
+    """
+
+    kept_bytes: int = 0
+    passing_bytes: int = 0
+    lingering_bytes: int = 0
+    fixed_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class StreamMemory:
+    """What a stream and its receiver hold at their fullest moment.
+
+    Attributes:
+        tails_bytes: All layers' slices that were made before the layer at work began.
+        work_bytes: What that layer brings together, works with, and makes.
+        received_bytes: What the receiver holds.
+        peak_layer: The layer at work at that moment; empty if it is the receiver.
         by_layer: The most that each layer holds.
     """
 
-    peak_bytes: int
-    peak_layer: str
     tails_bytes: int
+    work_bytes: int
+    received_bytes: int
+    peak_layer: str
     by_layer: Mapping[str, int]
 
+    @property
+    def peak_bytes(self) -> int:
+        """All together."""
+        return self.tails_bytes + self.work_bytes + self.received_bytes
 
-def measure_schedule(schedule: Schedule, dtype: torch.dtype | None = None) -> StreamMemory:
+
+def measure_schedule(
+    schedule: Schedule, dtype: torch.dtype | None = None, receiver: Receiver | None = None
+) -> StreamMemory:
     """Follow a timetable and add up what is held.
 
     Args:
         schedule: The timetable.
         dtype: What layers of floating point compute in, if it is another than they were captured in.
+        receiver: What becomes of the output; nothing by default.
     """
-    return _Account(schedule, dtype).follow()
+    return _Account(schedule, dtype, receiver or Receiver()).follow()
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Slices [start, stop) in memory that was made for ``slices``."""
+
+    start: int
+    stop: int
+    slices: int
 
 
 class _Account:
     """Keeps the books of a stream: which slices of which layer lie in which piece."""
 
-    def __init__(self, schedule: Schedule, dtype: torch.dtype | None) -> None:
+    def __init__(self, schedule: Schedule, dtype: torch.dtype | None, receiver: Receiver) -> None:
         self._schedule = schedule
         self._dtype = dtype
-        axis = schedule.axis
-        nodes = schedule.graph.nodes.values()
-        self._slice_bytes = {node.name: _bytes_of(node, dtype) // max(1, node.size[axis]) for node in nodes}
-        self._pieces: dict[str, deque[tuple[int, int]]] = {node.name: deque() for node in nodes}
-        self._peak, self._at, self._tails = 0, "", 0
+        self._receiver = receiver
+        axis, nodes = schedule.axis, schedule.graph.nodes
+        self._slice_bytes = {
+            name: _bytes_of(node, dtype) // max(1, node.size[axis]) for name, node in nodes.items()
+        }
+        self._pieces: dict[str, deque[_Piece]] = {name: deque() for name in nodes}
+        self._output = schedule.graph.outputs[0]
+        self._received = receiver.fixed_bytes
+        self._lingering = 0
+        self._peak = (0, 0, 0, "")
         self._most: dict[str, int] = {}
 
     def follow(self) -> StreamMemory:
         for moves in self._schedule.steps:
             self._step(moves)
-            self._tails = max(self._tails, self._held())
-        return StreamMemory(self._peak, self._at, self._tails, dict(self._most))
+        tails, work, received, layer = self._peak
+        return StreamMemory(tails, work, received, layer, dict(self._most))
 
     def _step(self, moves: tuple[Move, ...]) -> None:
-        nodes = self._schedule.graph.nodes
         keeps = {move.name: move.keep for move in moves}
         waiting = readers_in_step(self._schedule, moves)
-        output = self._schedule.graph.outputs[0]
+        slab = Move(self._output, 0, 0, 0)
         for move in moves:
             if move.start == move.stop:
                 continue
-            node, pieces = nodes[move.name], self._pieces[move.name]
-            pieces.append((move.start, move.stop))
-            self._note(node, self._held() + self._copied(node, move))
+            node = self._schedule.graph.nodes[move.name]
+            self._make(node, move)
             for source in dict.fromkeys(node.inputs):
                 waiting[source] -= 1
                 if waiting[source] == 0 and source in keeps:
                     self._forget(source, keeps[source])
-            if not waiting.get(move.name) and move.name != output:
+            if move.name == self._output:
+                slab = move
+            elif not waiting.get(move.name):
                 self._forget(move.name, move.keep)
         for name, keep in keeps.items():
             self._forget(name, keep)
+        self._hand_over(slab.stop - slab.start)
 
-    def _copied(self, node: Node, move: Move) -> int:
-        """What a layer brings together for the time of its work."""
+    def _make(self, node: Node, move: Move) -> None:
+        before = self._held()
+        axis = self._schedule.axis
+        sources = [self._schedule.graph.nodes[name] for name in node.inputs]
+        first, last = self._read_by(node, move)
+        made = made_slices(node, axis, move.start, move.stop, first, last)
+        self._pieces[node.name].append(_Piece(move.start, move.stop, made))
+        work = self._gathered(node, first, last) + self._held() - before
+        width = self._width(node)
+        work += workspace_bytes(node, sources, axis, last - first, move.stop - move.start, width)
+        self._note(before, work, node.title)
+
+    def _hand_over(self, slices: int) -> None:
+        receiver = self._receiver
+        given = slices * self._slice_bytes[self._output]
+        self._received += slices * receiver.kept_bytes
+        self._note(self._held(), given, "", slices * receiver.passing_bytes)
+        self._lingering = slices * receiver.lingering_bytes
+
+    def _read_by(self, node: Node, move: Move) -> tuple[int, int]:
+        """The slices that a layer reads, with those beyond the ends where it is given those too."""
+        if not node.inputs:
+            return 0, 0
+        needs = node.ranges[self._schedule.axis]
+        if isinstance(needs, Window):
+            return needs.needs(move.start, move.stop)
+        length = self._schedule.graph.nodes[node.inputs[0]].size[self._schedule.axis]
+        return needs.reads(move.start, move.stop, length)
+
+    def _gathered(self, node: Node, first: int, last: int) -> int:
+        """What a layer brings together in one tensor for the time of its work."""
         if node.kind in _NEVER_COPIED:
             return 0
-        needs = node.ranges[self._schedule.axis]
-        nodes = self._schedule.graph.nodes
-        length = nodes[node.inputs[0]].size[self._schedule.axis]
-        first, last = (
-            needs.needs(move.start, move.stop)
-            if isinstance(needs, Window)
-            else needs.reads(move.start, move.stop, length)
-        )
         together = node.kind == "convolution" and len(node.inputs) > 1
         copied = 0
         for source in node.inputs:
             if together or node.kind in _ALWAYS_COPIED or not self._lies_in_one_piece(source, first, last):
-                copied += (last - first) * self._slice_bytes[source]
+                copied += (last - first) * self._slice_bytes[source] * self._widened(source)
         return copied
 
+    def _widened(self, source: str) -> int:
+        """How many times wider a layer computes than its source is stored."""
+        node = self._schedule.graph.nodes[source]
+        if node.kind != "stored":
+            return 1
+        computed = self._dtype or torch.float32
+        return max(1, computed.itemsize // node.dtype.itemsize)
+
     def _lies_in_one_piece(self, name: str, start: int, stop: int) -> bool:
-        node = self._schedule.graph.nodes[name]
-        if node.kind == "stored":
+        if self._schedule.graph.nodes[name].kind in _TURNED:
             return False
-        return any(first <= start and stop <= last for first, last in self._pieces[name])
+        return any(piece.start <= start and stop <= piece.stop for piece in self._pieces[name])
+
+    def _width(self, node: Node) -> int:
+        return (self._dtype or node.dtype).itemsize if node.dtype.is_floating_point else node.dtype.itemsize
 
     def _held(self) -> int:
         return sum(self._held_by(name) for name in self._pieces)
 
     def _held_by(self, name: str) -> int:
-        return sum(stop - start for start, stop in self._pieces[name]) * self._slice_bytes[name]
+        return sum(piece.slices for piece in self._pieces[name]) * self._slice_bytes[name]
 
     def _forget(self, name: str, keep: int) -> None:
         self._most[name] = max(self._most.get(name, 0), self._held_by(name))
         pieces = self._pieces[name]
-        while pieces and pieces[0][1] <= keep:
+        while pieces and pieces[0].stop <= keep:
             pieces.popleft()
-        if pieces and not stays_in_place(*pieces[0], keep):
-            pieces[0] = keep, pieces[0][1]
+        if pieces and not stays_in_place(pieces[0].start, pieces[0].stop, keep):
+            stop = pieces[0].stop
+            pieces[0] = _Piece(keep, stop, stop - keep)
 
-    def _note(self, node: Node, total: int) -> None:
-        if total > self._peak:
-            self._peak, self._at = total, node.title
+    def _note(self, tails: int, work: int, layer: str, passing: int = 0) -> None:
+        received = self._received + self._lingering + passing
+        if tails + work + received > sum(self._peak[:3]):
+            self._peak = tails, work, received, layer
 
 
 def readers_in_step(schedule: Schedule, moves: Sequence[Move]) -> dict[str, int]:

@@ -1,0 +1,77 @@
+"""The books of a stream against what PyTorch is asked for while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+
+from medseg.inference.slabs import MemoryPlan
+from medseg.inference.streaming import StreamingInferer
+from medseg.inference.streaming.captured import without_voxels
+from medseg.inference.streaming.memory import Receiver, measure_schedule
+from medseg.inference.streaming.schedule import make_schedule
+from medseg.networks import build_network
+
+NETWORKS: dict[str, dict[str, Any]] = {
+    "unet": {"features": (8, 12, 16)},
+    "segnet": {"features": (8, 12)},
+    "dilated": {},
+    "refinenet": {"features": (8, 12, 16)},
+    "fc_densenet": {"base_features": 16, "growth_rate": 8, "layers": 2, "strides": (2, 2)},
+}
+
+
+def allocated_peak(inferer: StreamingInferer, image: Tensor, network: nn.Module) -> int:
+    """Bytes that live at the fullest moment of a call; what is made and never written to counts as well."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        inferer(image, network)
+    live = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_books_agree_with_what_is_allocated(name: str, precision: str) -> None:
+    torch.manual_seed(0)
+    network = build_network(name, 3, 1, 3, **NETWORKS[name]).eval()
+    image = torch.randn(1, 1, 64, 56, 48)
+    inferer = StreamingInferer(axis=0, slab=4, reduce="argmax", precision=precision)
+    inferer(image[:, :, :8], network)
+    plan = inferer.plan_call(network, image.shape)
+    assert plan.peak_bytes == pytest.approx(allocated_peak(inferer, image, network), rel=0.2)
+
+
+def plan_of(network: nn.Module, length: int, **options: Any) -> MemoryPlan:
+    return StreamingInferer(axis=0, **options).plan(network, (1, 1, length, 32, 32))
+
+
+def test_length_of_the_volume_does_not_matter() -> None:
+    network = build_network("unet", 3, 1, 3, features=(4, 6))
+    assert plan_of(network, 64, slab=4).peak_bytes == plan_of(network, 1024, slab=4).peak_bytes
+
+
+def test_hand_computed_books_of_one_convolution() -> None:
+    network = without_voxels(nn.Conv2d(1, 2, 3, padding=1, bias=False), (1, 1, 6, 10))
+    memory = measure_schedule(
+        make_schedule(network.graph, 0, 2), receiver=Receiver(kept_bytes=7, fixed_bytes=100)
+    )
+    # Second of three steps: 3 + 2 input slices of 10 voxels are held, 4 brought together, 2 slices of 20
+    # made, 18 weights reordered, all of 4 bytes; the receiver has 2 slices.
+    assert memory.tails_bytes == 4 * (5 * 10)
+    assert memory.work_bytes == 4 * (4 * 10 + 2 * 20 + 18)
+    assert memory.received_bytes == 100 + 2 * 7
+
+
+def test_half_precision_takes_half() -> None:
+    network = build_network("unet", 3, 1, 3, features=(8, 12))
+    halves = (plan_of(network, 64, slab=4, precision=name).peak_bytes for name in ("bf16", "fp32"))
+    small, large = halves
+    assert 0.45 < small / large < 0.75
