@@ -6,22 +6,25 @@ from dataclasses import replace
 
 import torch
 
-from medseg.inference.streaming.schedule import Schedule
+from medseg.inference.streaming.schedule import Schedule, make_schedule
 from medseg.network_graph import Graph, Node
 from medseg.ranges import Pointwise
 
 __all__ = ["with_half_tails"]
 
 
+_MARGIN = 8
+"""Slices by which a reader may fall behind the fastest one before what waits for it is rounded."""
+
+
 def with_half_tails(schedule: Schedule) -> Graph:
     """The graph with a layer that rounds to half precision before every reader that lags behind.
 
-    A reader that lags reads rounded values always, whether they have waited or not: what comes out does not
-    depend on where slabs begin.
+    A reader that lags reads rounded values always, whether they have waited or not, and who lags is told by
+    the layers alone: what comes out depends neither on where slabs begin nor on how thick they are.
 
     Args:
-        schedule: Tells which readers lag: those for which a layer keeps more than a slab beyond what its
-            fastest reader needs.
+        schedule: Of the graph, along the axis that is streamed.
     """
     graph = schedule.graph
     late = _late_readers(schedule)
@@ -52,17 +55,14 @@ def _half_name(name: str) -> str:
 
 
 def _late_readers(schedule: Schedule) -> dict[str, set[str]]:
+    """By layer, those that read it so much later than its fastest reader that it has to wait for them."""
+    graph, lags = schedule.graph, make_schedule(schedule.graph, schedule.axis, _MARGIN).lags
     late: dict[str, set[str]] = {}
-    for name, node in schedule.graph.nodes.items():
-        lags = {reader: lag for (source, reader), lag in schedule.lags.items() if source == name}
-        if (
-            len(lags) < 2
-            or node.dtype not in (torch.float32, torch.bfloat16)
-            or node.kind == "max_pool_indices"
-        ):
+    for name, node in graph.nodes.items():
+        if not node.dtype.is_floating_point:
             continue
-        fastest = min(lags.values())
-        slow = {reader for reader, lag in lags.items() if lag - fastest > schedule.thickness}
+        behind = {reader: lag for (source, reader), lag in lags.items() if source == name}
+        slow = {reader for reader, lag in behind.items() if lag - min(behind.values()) > _MARGIN}
         if slow:
             late[name] = slow
     return late
