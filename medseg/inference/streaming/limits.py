@@ -21,7 +21,7 @@ def require_streamable(graph: Graph) -> None:
     Example:
         >>> from torch import nn
         >>> from medseg.network_graph import capture
-        >>> require_streamable(capture(nn.InstanceNorm2d(1), (1, 1, 8, 8)))
+        >>> require_streamable(capture(nn.InstanceNorm2d(1), (1, 1, 8, 8)))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         medseg.errors.ConfigError: layer '' (instance_norm) ...
