@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from medseg.errors import InputError
 from medseg.labels import smallest_integer_dtype
 from medseg.volume import Volume
 
-__all__ = ["require_finite", "require_real", "scaled_dtype", "stored_dtype"]
+__all__ = ["FiniteCount", "require_finite", "require_real", "scaled_dtype", "stored_dtype"]
 
 
 def require_real(dtype: np.dtype[Any], where: str | os.PathLike[str]) -> None:
@@ -102,20 +103,53 @@ def require_finite(volume: Volume, where: str | os.PathLike[str]) -> None:
         Traceback (most recent call last):
         medseg.errors.InputError: a.nii: all 4 voxels are NaN; check how the image was made
     """
-    if volume.array.dtype.kind != "f":
-        return
-    nan = infinite = 0
-    for plane in volume.array.transpose(0, 3, 2, 1).reshape(-1, *volume.array.shape[2:0:-1]):
-        finite = np.isfinite(plane)
-        if not finite.all():
-            plane_nan = int(np.isnan(plane).sum())
-            nan += plane_nan
-            infinite += plane.size - int(finite.sum()) - plane_nan
-    if nan == volume.array.size:
-        what, fix = f"all {nan} voxels are NaN", "check how the image was made"
-    elif nan or infinite:
-        counts = [f"{count} {kind}" for count, kind in ((nan, "NaN"), (infinite, "infinite")) if count]
-        what, fix = f"holds {' and '.join(counts)} voxels", "replace them, by 0 for instance"
-    else:
-        return
-    raise InputError(what, where=where, fix=fix)
+    count = FiniteCount()
+    count.add(volume.array)
+    count.require_finite(where)
+
+
+@dataclass
+class FiniteCount:
+    """Counts voxels that are NaN or infinite, over as many parts of an image as there are.
+
+    Attributes:
+        voxels: How many were looked at.
+        nan: How many of them are NaN.
+        infinite: How many are infinite.
+    """
+
+    voxels: int = 0
+    nan: int = 0
+    infinite: int = 0
+
+    def add(self, array: npt.NDArray[Any]) -> None:
+        """Look at a part, of shape (C, X, Y, Z)."""
+        self.voxels += array.size
+        if array.dtype.kind != "f":
+            return
+        for plane in array.transpose(0, 3, 2, 1).reshape(-1, *array.shape[2:0:-1]):
+            finite = np.isfinite(plane)
+            if not finite.all():
+                nan = int(np.isnan(plane).sum())
+                self.nan += nan
+                self.infinite += plane.size - int(finite.sum()) - nan
+
+    def require_finite(self, where: str | os.PathLike[str]) -> None:
+        """Check that every voxel was finite.
+
+        Args:
+            where: The image's file, for the error.
+
+        Raises:
+            InputError: Some were not; the error counts them.
+        """
+        if self.nan == self.voxels > 0:
+            what, fix = f"all {self.nan} voxels are NaN", "check how the image was made"
+        elif self.nan or self.infinite:
+            counts = [
+                f"{count} {kind}" for count, kind in ((self.nan, "NaN"), (self.infinite, "infinite")) if count
+            ]
+            what, fix = f"holds {' and '.join(counts)} voxels", "replace them, by 0 for instance"
+        else:
+            return
+        raise InputError(what, where=where, fix=fix)

@@ -18,6 +18,7 @@ from monai.utils import TraceKeys, ensure_tuple_rep
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Grid, slab_maps
 from medseg.runs import Normalization, PreprocessingSpec
+from medseg.transforms.normalization import normalize_, spread_of
 from medseg.transforms.resampling import Interpolation, resample
 from medseg.volume import Volume
 
@@ -83,9 +84,10 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
         for key in self.key_iterator(result):
             image = result[key]
             require_channels(len(image), len(self.normalization))
-            voxels = _plain(image).to(torch.float32)
-            pairs = zip(voxels, self.normalization, strict=True)
-            result[key] = _wrapped(torch.stack([_normalized(*pair) for pair in pairs]), image)
+            voxels = _plain(image).to(torch.float32, copy=True)
+            for channel, how in zip(voxels, self.normalization, strict=True):
+                normalize_(channel, how, spread_of(channel) if how.scheme == "zscore" else None)
+            result[key] = _wrapped(voxels, image)
         return result
 
 
@@ -100,18 +102,6 @@ def require_channels(given: int, needed: int) -> None:
             f"has {given} channel{'s' if given != 1 else ''}, {needed} needed",
             fix="give the channels of the training data, in their order",
         )
-
-
-def _normalized(channel: torch.Tensor, how: Normalization) -> torch.Tensor:
-    if how.scheme == "none":
-        return channel
-    if how.mean is not None and how.std is not None:  # clip_zscore: its four numbers come together
-        return (channel.clamp(how.lower, how.upper) - how.mean) / how.std
-    lowest, highest = channel.aminmax()
-    if lowest == highest:  # rounding leaves the standard deviation of a constant just above zero
-        return torch.zeros_like(channel)
-    std, mean = torch.std_mean(channel, correction=0)
-    return (channel - mean) / std
 
 
 class ResampleToSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc]
