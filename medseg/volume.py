@@ -21,6 +21,11 @@ class Slices(Protocol):
     """An image whose voxels are read a slab at a time, wherever they lie."""
 
     @property
+    def name(self) -> str:
+        """What it is called in errors, such as its file."""
+        ...
+
+    @property
     def grid(self) -> Grid:
         """The grid of the spatial axes."""
         ...
@@ -70,6 +75,11 @@ class Volume:
             raise GeometryError(f"array has {self.array.ndim} dimensions, (C, X, Y, Z) is needed")
         if self.array.shape[1:] != self.grid.shape:
             raise GeometryError(f"array {self.array.shape[1:]} does not fit the grid {self.grid.shape}")
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return "the image"
 
     @property
     def channels(self) -> int:

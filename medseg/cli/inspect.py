@@ -36,6 +36,13 @@ def command(
         list[str] | None,
         typer.Option(help="An option of the network as NAME=VALUE, the value in JSON; may be repeated."),
     ] = None,
+    image: Annotated[
+        Path | None,
+        typer.Option("--input", help="An image: show how the run's network would go through it."),
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="With --input: as for predict.")] = None,
+    precision: Annotated[str, typer.Option(help="With --input: as for predict.")] = "float32",
+    max_ram: Annotated[str | None, typer.Option(help="With --input: as for predict.")] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
@@ -50,11 +57,16 @@ def command(
     Example: medseg inspect runs/hippocampus
 
     Example: medseg inspect --all --spatial-dims 2
+
+    Example: medseg inspect runs/chest --input ct.nii.gz --max-ram 4GB
     """
     from medseg.errors import ConfigError
 
     if compare_all == (what is not None):
         raise ConfigError("nothing to inspect, or two things", fix="give one name or folder, or --all")
+    if image is not None:
+        _show_plan(what, image, as_json, mode=mode, precision=precision, max_ram=max_ram)
+        return
     options = dict(_parsed_option(text) for text in option or ())
     size = None if shape is None else _parsed_shape(shape)
     if spatial_dims is not None or (size is not None and what is None):
@@ -68,6 +80,26 @@ def command(
         print_json({"network": what, **asdict(summary)})
     else:
         _show_one(what, summary)
+
+
+def _show_plan(
+    what: str | None, image: Path, as_json: bool, *, mode: str | None, precision: str, max_ram: str | None
+) -> None:
+    """How a run's networks would go through an image, and the memory that takes."""
+    from medseg.errors import ConfigError
+    from medseg.io.sizes import parse_bytes
+    from medseg.segmenters import load_segmenter, open_image
+
+    if what is None:
+        raise ConfigError("an image alone says nothing", where="--input", fix="name the folder of a run too")
+    limit = None if max_ram is None else parse_bytes(max_ram, "--max-ram")
+    segmenter = load_segmenter(what, precision=precision, mode=mode, max_ram_bytes=limit)
+    with open_image(image, segmenter.channel_names) as opened:
+        plan = segmenter.plan(opened)
+    if as_json:
+        print_json(plan.as_dict())
+    else:
+        print(plan)
 
 
 def _network(

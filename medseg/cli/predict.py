@@ -19,7 +19,10 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="The folder of a run.")],
+    model: Annotated[
+        list[Path],
+        typer.Option(help="The folder of a run; several, for the same task, are averaged."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps; they are named as their images.")],
     images: Annotated[
         list[Path] | None,
@@ -44,9 +47,31 @@ def command(
             help="float32, bfloat16, or auto: bfloat16, about twice as fast, where the device computes in it."
         ),
     ] = "float32",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="streaming: as one pass over the whole image; sliding-window; overlap-tile; or auto: "
+            "streaming where the network's layers are local.",
+            show_default="the recipe's",
+        ),
+    ] = None,
+    max_ram: Annotated[
+        str | None, typer.Option(help="Memory that may be taken, as 4GB.", show_default="what is free")
+    ] = None,
+    max_vram: Annotated[
+        str | None, typer.Option(help="Memory of a GPU that may be taken.", show_default="what is free")
+    ] = None,
     overlap: Annotated[
         float | None,
         typer.Option(help="Overlap of windows, 0 to below 1.", show_default="the recipe's"),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Average over mirror images along these axes of the network grid, as x or xyz; left and "
+            "right labels change places.",
+            show_default="the recipe's",
+        ),
     ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
@@ -62,6 +87,8 @@ def command(
     medseg predict --model runs/hippocampus --input images/ --out labels --fold 0 --checkpoint best
 
     medseg predict --model runs/hippocampus --validation --out validation
+
+    medseg predict --model runs/chest --input ct.nii.gz --out labels --max-ram 4GB --precision auto
     """
     if bool(images) == validation:
         raise typer.BadParameter("give either --input or --validation", param_hint="--input")
@@ -69,13 +96,24 @@ def command(
 
     from medseg.segmenters import exit_code, load_segmenter, predict_jobs, write_summary
 
-    load = partial(load_segmenter, model, device, checkpoint=checkpoint, precision=precision, overlap=overlap)
+    load = partial(
+        load_segmenter,
+        model,
+        device,
+        checkpoint=checkpoint,
+        precision=precision,
+        mode=mode,
+        overlap=overlap,
+        mirror=mirror,
+        max_ram_bytes=_bytes(max_ram, "--max-ram"),
+        max_vram_bytes=_bytes(max_vram, "--max-vram"),
+    )
     jobs = _jobs_of_inputs(load(chosen), images) if images else _jobs_of_validation(load, model, chosen)
     with bars() as progress:
         outcomes = predict_jobs(jobs, out, progress)
     if len(outcomes) == 1 and outcomes[0].error is not None:
         raise outcomes[0].error
-    write_summary(outcomes, out / "summary.json", model=str(model))
+    write_summary(outcomes, out / "summary.json", model=", ".join(map(str, model)))
     _show(outcomes, as_json)
     return exit_code(outcomes)
 
@@ -88,16 +126,26 @@ def _fold(text: str) -> int | Literal["all"]:
     raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
 
 
+def _bytes(text: str | None, option: str) -> int | None:
+    from medseg.io.sizes import parse_bytes
+
+    return None if text is None else parse_bytes(text, option)
+
+
 def _jobs_of_inputs(segmenter: Segmenter, images: list[Path]) -> list[tuple[Segmenter, Case]]:
     from medseg.io import find_cases
 
     return [(segmenter, case) for case in find_cases(images, len(segmenter.channel_names))]
 
 
-def _jobs_of_validation(load: Any, model: Path, fold: int | Literal["all"]) -> list[tuple[Segmenter, Case]]:
+def _jobs_of_validation(
+    load: Any, models: list[Path], fold: int | Literal["all"]
+) -> list[tuple[Segmenter, Case]]:
     from medseg.segmenters import validation_cases
 
-    cases = validation_cases(model, None if fold == "all" else [fold])
+    if len(models) > 1:
+        raise typer.BadParameter("several models have no validation cases in common", param_hint="--model")
+    cases = validation_cases(models[0], None if fold == "all" else [fold])
     segmenters = {index: load(fold=index) for index in cases}
     return [(segmenters[index], case) for index, found in cases.items() for case in found]
 

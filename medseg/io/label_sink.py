@@ -151,6 +151,7 @@ class _Spooled:
 
     grid: Grid
     labels: DiskArray
+    name: str = "the label map"
     channels: int = 1
     resident_bytes: int = 0
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from medseg.errors import InputError, ResourceError
+from medseg.errors import ConfigError, InputError, ResourceError
 
-__all__ = ["available_memory_bytes", "format_bytes", "require_in_file", "require_memory"]
+__all__ = [
+    "available_memory_bytes",
+    "format_bytes",
+    "parse_bytes",
+    "require_in_file",
+    "require_memory",
+    "resident_bytes",
+]
 
 _DEFLATE_LARGEST_RATIO = 1032
 """Deflate spends at least two bits on 258 equal bytes (RFC 1951), so nothing expands by more than this."""
@@ -28,6 +36,31 @@ def format_bytes(count: float) -> str:
         return f"{count:.0f} bytes"
     power = min(int(math.log10(count)) // 3, 6)
     return f"{count / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power - 1]}"
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+
+
+def parse_bytes(text: str, where: str) -> int:
+    """Bytes of a size that a person wrote: in decimal units, or binary ones with an ``i``.
+
+    Args:
+        text: Such as ``"4GB"``, ``"512 MB"``, ``"2GiB"`` or ``"1.5g"``.
+        where: The option, for the error.
+
+    Raises:
+        ConfigError: It is no size.
+
+    Example:
+        >>> parse_bytes("4GB", "--max-ram"), parse_bytes("2 GiB", "--max-ram")
+        (4000000000, 2147483648)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"'{text}' is no size of memory", where=where, fix="write it as 4GB, 512MB or 2GiB")
+    number, unit, binary = found.groups()
+    step = 1024 if binary else 1000
+    return int(float(number) * step ** " kmgt".index(unit.lower() or " "))
 
 
 def require_in_file(
@@ -85,6 +118,15 @@ def available_memory_bytes() -> int:
     if limit is not None and used is not None:
         left = min(left, max(limit - used + _reclaimable_bytes(), 0))
     return left
+
+
+def resident_bytes() -> int:
+    """Memory that this process takes now; 0 where the system does not tell."""
+    try:
+        pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    except OSError:  # not Linux
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def _machine_memory_bytes() -> int:

@@ -43,6 +43,11 @@ class StoredVolume:
         self._dtype = np.result_type(*(file.voxels.header.dtype for file in files))
 
     @property
+    def name(self) -> str:
+        """Its file, or the first of them."""
+        return str(self._files[0].voxels.header.path)
+
+    @property
     def grid(self) -> Grid:
         """The grid of the spatial axes."""
         return self._grid

@@ -218,15 +218,22 @@ class PretrainChoice(_Part):
 
 
 class InferenceChoice(_Part):
-    """How windows slide.
+    """How a network goes through a whole image.
 
     Attributes:
+        mode: ``"streaming"``: slab by slab, exactly as one pass over all of it. ``"sliding-window"``:
+            overlapping windows, blended. ``"overlap-tile"``: for valid convolutions. ``"auto"``: streaming
+            where the network's layers are local, else what else fits.
         overlap: Of neighbouring windows, as a part of their size.
         blend: Weight of a window's voxels: ``"gaussian"`` favours its centre.
+        mirror: Axes of the network grid, such as ``"xy"``, along which mirror images are segmented too, and
+            averaged; left and right labels change places. None if left out.
     """
 
+    mode: Literal["auto", "streaming", "sliding-window", "overlap-tile"] = "auto"
     overlap: float = Field(default=0.5, ge=0.0, lt=1.0)
     blend: Literal["gaussian", "constant"] = "gaussian"
+    mirror: str = Field(default="", pattern="^x?y?z?$")
 
 
 class Recipe(_Part):

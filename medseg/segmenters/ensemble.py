@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
 from medseg.errors import BundleError, ConfigError
+from medseg.geometry import slab_maps
 from medseg.inference import Stage
 from medseg.labels import LabelScheme
 from medseg.segmenters.cases import segment_case
+from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
-from medseg.volume import Volume
+from medseg.volume import Slices, Volume
 
 __all__ = ["EnsembleSegmenter", "MeanOfSoftmax"]
 
@@ -28,12 +30,27 @@ class MeanOfSoftmax:
     members: tuple[Stage, ...]
 
     @property
+    def axis(self) -> int:
+        """The spatial axis along which slices are read, that of all members."""
+        return self.members[0].axis
+
+    @property
+    def ascending(self) -> bool:
+        """Whether slices are read from the first to the last, as of all members."""
+        return self.members[0].ascending
+
+    @property
     def length(self) -> int:
-        """Number of slices along the last axis."""
+        """Number of slices along the axis."""
         return self.members[0].length
 
+    @property
+    def box(self) -> Sequence[tuple[int, int]]:
+        """Voxels of the image that scores are given of."""
+        return self.members[0].box
+
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """Probabilities (C, X, Y, stop - start)."""
+        """Probabilities of slices [start, stop), of shape (C, X, Y, Z)."""
         first, *others = self.members
         total = torch.softmax(first.read(start, stop), dim=0)
         for member in others:
@@ -68,9 +85,40 @@ class EnsembleSegmenter:
                     fix="combine models that were trained for one and the same task",
                 )
 
-    def scores(self, image: Volume) -> MeanOfSoftmax:
-        """Mean class probabilities on the image's own grid, computed slab by slab."""
-        return MeanOfSoftmax(tuple(member.scores(image) for member in self.members))
+    def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:
+        """The first member's plan with those of the others beside it; see ``Segmenter.plan``.
+
+        All go along the axis that is best for the first member.
+        """
+        first = self.members[0].plan(image, axis)
+        along = slab_maps(first.network_grid, image.grid)
+        native = [axis_map.source_axis for axis_map in along].index(first.inference.axis)
+        others = tuple(member.plan(image, native) for member in self.members[1:])
+        parts = dict(first.by_part)
+        for plan in others:
+            for name, count in plan.by_part.items():
+                parts[name] = count if name == "process" else parts.get(name, 0) + count
+        return replace(first, by_part=parts, others=others)
+
+    def scores(self, image: Slices, plan: SegmentationPlan | None = None) -> MeanOfSoftmax:
+        """Mean class probabilities on the image's own grid, computed slab by slab; see ``Segmenter.scores``.
+
+        Raises:
+            ConfigError: Members see the image in orientations that run against each other along this axis.
+        """
+        chosen = self.plan(image) if plan is None else plan
+        plans = (chosen, *chosen.others)
+        stages = tuple(member.scores(image, own) for member, own in zip(self.members, plans, strict=True))
+        if len({stage.ascending for stage in stages}) > 1:
+            raise ConfigError(
+                f"members of the ensemble go through axis {stages[0].axis} in opposite directions",
+                fix="combine models of one orientation",
+            )
+        return MeanOfSoftmax(stages)
+
+    def parts(self, image: Slices, plan: SegmentationPlan | None = None) -> Iterator[MeanOfSoftmax]:
+        """The whole image in one part; see ``Segmenter.parts``."""
+        yield self.scores(image, plan)
 
     def segment(self, case: CaseLike) -> Volume:
         """The label map of an image, on the image's own grid; see ``Segmenter.segment``."""

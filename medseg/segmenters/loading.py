@@ -6,10 +6,13 @@ import io
 import os
 import pickle
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError, explain_os_errors
@@ -20,11 +23,17 @@ from medseg.runs import FoldFolder, Plan, RunFolder
 from medseg.runs.recipe import InferenceChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.network import NetworkSegmenter
+from medseg.segmenters.passage import MODES
 from medseg.segmenters.protocol import Segmenter
 
 __all__ = ["load_segmenter", "read_weights"]
 
 _CHECKPOINTS = ("last", "best")
+_CHOICES = {
+    "mode": "use " + ", ".join(MODES),
+    "overlap": "use 0 to 0.9",
+    "mirror": "name axes of the network grid in order, as x, xy or xyz",
+}
 
 _RETRAIN = "copy the run again, or train it anew"
 # Whatever bytes a damaged file holds, PyTorch's reader fails in one of these ways.
@@ -41,24 +50,33 @@ _UNREADABLE = (
 
 
 def load_segmenter(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     device: str = "auto",
     fold: int | Literal["all"] | None = None,
     checkpoint: str = "last",
     *,
     precision: str = "float32",
+    mode: str | None = None,
     overlap: float | None = None,
+    mirror: str | None = None,
+    max_ram_bytes: int | None = None,
+    max_vram_bytes: int | None = None,
 ) -> Segmenter:
     """Load what a training left behind.
 
     Args:
-        path: The run's folder.
+        path: The run's folder, or those of several runs for the same task, which become an ensemble.
         device: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         fold: One fold; ``"all"`` or ``None``: the ensemble of those that are trained.
         checkpoint: Weights of the ``"last"`` step, or the ``"best"`` validated.
         precision: ``"float32"``, which gives the same labels on any machine; ``"bfloat16"``, or ``"auto"``
             (bfloat16 where the device computes in it): faster, with some voxels at borders changed.
+        mode: ``"auto"``, ``"streaming"``, ``"sliding-window"`` or ``"overlap-tile"``; the recipe's if left
+            out.
         overlap: Of neighbouring windows, as a part of their size; the recipe's if left out.
+        mirror: Axes of mirror images that are averaged, such as ``"xy"``; the recipe's if left out.
+        max_ram_bytes: Limit of the whole process; what is free, if left out.
+        max_vram_bytes: Limit of what is taken of a GPU; what is free, if left out.
 
     Returns:
         The network, or the ensemble of several folds' networks.
@@ -74,25 +92,51 @@ def load_segmenter(
             where="--checkpoint",
             fix=did_you_mean(checkpoint, _CHECKPOINTS),
         )
-    run = RunFolder.open(path)
-    run.require_segmentation()
-    plan = run.plan()
-    inference = _inference_choice(run, overlap)
-    compute = choose_compute(device, precision)
-    folders = _chosen_folds(run, fold)
-    members = [_load_network(folder.weights(checkpoint), plan, inference, compute) for folder in folders]
+    paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+    given = {"mode": mode, "overlap": overlap, "mirror": mirror}
+    found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given)]
+    running = Running(choose_compute(device, precision), max_ram_bytes, max_vram_bytes, len(found))
+    members = [_load_network(weights, plan, inference, running) for weights, plan, inference in found]
     return members[0] if len(members) == 1 else EnsembleSegmenter(members)
 
 
-def _inference_choice(run: RunFolder, overlap: float | None) -> InferenceChoice:
-    choice = run.recipe().inference
-    if overlap is None:
-        return choice
-    if not 0.0 <= overlap < 1.0:
+@dataclass(frozen=True)
+class Running:
+    """Where members run, and what memory they share.
+
+    Attributes:
+        compute: Device and precision.
+        max_ram_bytes: Limit of the whole process; what is free, if ``None``.
+        max_vram_bytes: Limit of what is taken of a GPU; what is free, if ``None``.
+        members: How many share them.
+    """
+
+    compute: Compute
+    max_ram_bytes: int | None
+    max_vram_bytes: int | None
+    members: int
+
+
+def _members(
+    path: str | os.PathLike[str], fold: int | Literal["all"] | None, checkpoint: str, given: dict[str, Any]
+) -> list[tuple[Path, Plan, InferenceChoice]]:
+    """Weights, plan and way of inference of each network of a run that takes part."""
+    run = RunFolder.open(path)
+    run.require_segmentation()
+    plan, inference = run.plan(), _inference_choice(run, given)
+    return [(folder.weights(checkpoint), plan, inference) for folder in _chosen_folds(run, fold)]
+
+
+def _inference_choice(run: RunFolder, given: dict[str, Any]) -> InferenceChoice:
+    """The recipe's, with what is chosen now."""
+    chosen = {name: value for name, value in given.items() if value is not None}
+    try:
+        return InferenceChoice.model_validate({**run.recipe().inference.model_dump(), **chosen})
+    except ValidationError as error:
+        (name, *_), value = error.errors()[0]["loc"], error.errors()[0]["input"]
         raise ConfigError(
-            f"overlap {overlap} is not a part of a window", where="--overlap", fix="use 0 to 0.9"
-        )
-    return choice.model_copy(update={"overlap": overlap})
+            f"'{value}' cannot be chosen", where=f"--{name}", fix=_CHOICES[str(name)]
+        ) from error
 
 
 def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[FoldFolder, ...]:
@@ -107,7 +151,7 @@ def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[Fo
 
 
 def _load_network(
-    weights: Path, plan: Plan, inference: InferenceChoice, compute: Compute
+    weights: Path, plan: Plan, inference: InferenceChoice, running: Running
 ) -> NetworkSegmenter:
     try:
         network = build_network(plan.network.name, **plan.network.options)
@@ -123,7 +167,10 @@ def _load_network(
         preprocessing=plan.preprocessing,
         patch_size=plan.patch_size,
         inference=inference,
-        compute=compute,
+        compute=running.compute,
+        max_ram_bytes=running.max_ram_bytes,
+        max_vram_bytes=running.max_vram_bytes,
+        shared_by=running.members,
         name=str(weights),
     )
 

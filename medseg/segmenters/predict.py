@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from medseg.errors import InputError, MedsegError, ResourceError
 from medseg.files import require_writable_folder, write_json
-from medseg.io import Case, split_suffix, write_volume
+from medseg.io import Case, split_suffix
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
 from medseg.registry import VOLUME_FORMATS
+from medseg.segmenters.cases import segment_to_file
+from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
-from medseg.volume import Volume
 
 __all__ = ["CaseOutcome", "exit_code", "output_paths", "predict_cases", "predict_jobs", "write_summary"]
 
@@ -36,6 +36,7 @@ class CaseOutcome:
         seconds: How long it took.
         output: The label map that was written; ``None`` if it failed.
         voxels: Number of voxels of each structure that was found, by name, without the background.
+        plan: How it was done, and what memory was planned for; ``None`` if it failed.
         error: Why it failed; ``None`` if it did not.
     """
 
@@ -43,6 +44,7 @@ class CaseOutcome:
     seconds: float
     output: Path | None
     voxels: dict[str, int]
+    plan: SegmentationPlan | None = None
     error: MedsegError | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,6 +55,7 @@ class CaseOutcome:
             "seconds": round(self.seconds, 3),
             "output": None if self.output is None else str(self.output),
             "voxels": self.voxels,
+            "plan": None if self.plan is None else self.plan.as_dict(),
             "reason": None if self.error is None else str(self.error),
         }
 
@@ -92,9 +95,10 @@ def predict_jobs(
     created = not folder.exists()
     require_writable_folder(folder)
     tasks = list(zip(jobs, outputs, strict=True))
+    shown = progress or SilentProgress()
     outcomes = [
-        _predict(segmenter, case, output)
-        for (segmenter, case), output in track(tasks, "Segmenting", progress or SilentProgress())
+        _predict(segmenter, case, output, shown)
+        for (segmenter, case), output in track(tasks, "Segmenting", shown)
     ]
     if created and not any(folder.iterdir()):
         folder.rmdir()
@@ -129,14 +133,13 @@ def _output_name(case: Case) -> str:
     return f"{case.id}{suffix}"
 
 
-def _predict(segmenter: Segmenter, case: Case, output: Path) -> CaseOutcome:
+def _predict(segmenter: Segmenter, case: Case, output: Path, progress: Progress) -> CaseOutcome:
     started = time.monotonic()
     try:
-        labels = segmenter.segment(case)
-        write_volume(labels, output, labels=True)
+        counts, plan = segment_to_file(segmenter, case, output, progress)
     except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
-        return CaseOutcome(case.id, time.monotonic() - started, None, {}, _explained(error, case))
-    return CaseOutcome(case.id, time.monotonic() - started, output, _voxels(labels, segmenter.labels))
+        return CaseOutcome(case.id, time.monotonic() - started, None, {}, error=_explained(error, case))
+    return CaseOutcome(case.id, time.monotonic() - started, output, _voxels(counts, segmenter.labels), plan)
 
 
 def _explained(error: Exception, case: Case) -> MedsegError:
@@ -151,10 +154,8 @@ def _explained(error: Exception, case: Case) -> MedsegError:
     )
 
 
-def _voxels(labels: Volume, scheme: LabelScheme) -> dict[str, int]:
-    values, counts = np.unique(labels.array, return_counts=True)
-    found = dict(zip(values.tolist(), counts.tolist(), strict=True))
-    return {entry.name: found[entry.value] for entry in scheme.foreground if entry.value in found}
+def _voxels(counts: Mapping[int, int], scheme: LabelScheme) -> dict[str, int]:
+    return {entry.name: counts[entry.value] for entry in scheme.foreground if entry.value in counts}
 
 
 def exit_code(outcomes: Sequence[CaseOutcome]) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
 from medseg.inference import Stage
 from medseg.io import Case
 from medseg.labels import LabelScheme
-from medseg.volume import Volume
+from medseg.segmenters.passage import SegmentationPlan
+from medseg.volume import Slices, Volume
 
 __all__ = ["CaseLike", "Segmenter"]
 
@@ -30,11 +31,43 @@ class Segmenter(Protocol):
         """The channels that an image must have, in order."""
         ...
 
-    def scores(self, image: Volume) -> Stage:
-        """Class scores on the image's own grid, one channel per class, read in slabs.
+    def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:
+        """How an image would be gone through, and what memory that takes.
 
         Args:
-            image: Finite voxels, one channel for each of ``channel_names``.
+            image: One channel for each of ``channel_names``.
+            axis: The image's axis along which its scores must be readable; chosen if left out.
+
+        Raises:
+            ConfigError: The method does not fit the mode that was asked for.
+            ResourceError: It does not fit into memory; the error names the least that would do.
+        """
+        ...
+
+    def scores(self, image: Slices, plan: SegmentationPlan | None = None) -> Stage:
+        """Class scores on the image's own grid, one channel per class, computed as they are read in slabs.
+
+        Args:
+            image: One channel for each of ``channel_names``.
+            plan: As ``plan`` gave it for this image; made if left out.
+
+        Raises:
+            InputError: Voxels are not finite.
+            ResourceError: Whole slabs of scores do not fit into memory.
+        """
+        ...
+
+    def parts(self, image: Slices, plan: SegmentationPlan | None = None) -> Iterator[Stage]:
+        """Scores of one part of the image after the other, each to be read before the next is asked for.
+
+        One part is all of it, unless memory is so tight that the plane is gone through in tiles.
+
+        Args:
+            image: One channel for each of ``channel_names``.
+            plan: As ``plan`` gave it for this image; made if left out.
+
+        Raises:
+            InputError: Voxels are not finite.
         """
         ...
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medseg.inference.streaming.chunks import Chunks, gather
+from medseg.inference.streaming.chunks import Chunks, Scratch, gather
 from medseg.inference.streaming.kernels import Kernel, in_place, make_kernel
 from medseg.inference.streaming.memory import readers_in_step
 from medseg.inference.streaming.schedule import Move, Schedule
@@ -41,6 +41,7 @@ class Stream:
         self._schedule = schedule
         self._order = order
         self._dtype = dtype
+        self._scratch = Scratch()
         graph = schedule.graph
         self._units = {node.name: self._unit(network, node) for node in graph.ancestors(graph.outputs[0])}
 
@@ -65,19 +66,20 @@ class Stream:
         graph = self._schedule.graph
         kernel = None
         if node.name != graph.input and node.kind != "max_pool_indices":
-            kernel = make_kernel(graph, node, self._order, network.tensors, self._dtype)
+            kernel = make_kernel(graph, node, self._order, network.tensors, self._dtype, self._scratch)
         followers = (in_place(follower) for follower in network.followed_by.get(node.name, ()))
         return _Unit(node, kernel, tuple(follower for follower in followers if follower is not None))
 
     def _nothing_held(self, device: torch.device) -> dict[str, _Held]:
         held = {}
+        rooms = self._schedule.rooms
         for name, unit in self._units.items():
             node = unit.node
             leading = node.shape[: -len(self._order)]
             shape = (*leading, *(node.size[axis] for axis in self._order))
             dtype = self._dtype if node.dtype.is_floating_point and node.kind != "stored" else node.dtype
             values, places = (
-                Chunks(shape, len(leading), torch.empty(0, dtype=kind, device=device))
+                Chunks(shape, len(leading), torch.empty(0, dtype=kind, device=device), rooms.get(name, 0))
                 for kind in (dtype, torch.int64)
             )
             held[name] = _Held(values, places if node.options.get("return_indices") else None)
@@ -104,7 +106,7 @@ class _Held:
         """Let go of what lies before slice ``keep``."""
         self.values.forget(keep)
         if self.places is not None:
-            self.places.forget(keep)
+            self.places.forget(self.places.length)  # a layer of its own has taken them over
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ class _Pass:
         if places is not None:
             made, indices = made
             places.add(move.start, indices)
-        if unit.followers and self._lies_elsewhere(move.name, made):
+        changes = unit.followers and self._lies_elsewhere(move.name, made)
+        if changes or any(source.will_overwrite(made) for source in sources):
             made = _copy(made)
         result: Tensor = made
         for follower in unit.followers:

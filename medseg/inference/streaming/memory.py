@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from medseg.inference.streaming.chunks import stays_in_place
 from medseg.inference.streaming.schedule import Move, Schedule
 from medseg.inference.streaming.workspaces import made_slices, workspace_bytes
 from medseg.network_graph import Node
@@ -21,6 +19,8 @@ _ALWAYS_COPIED = ("interpolation", "max_unpool", "pad", "average_pool")
 _TURNED = ("stored", "max_unpool")
 """Read in another type or order of memory than they are held in."""
 _NEVER_COPIED = ("input", "constant", "max_pool_indices")
+_FOR_NOW = ("convolution", "transposed_convolution", "max_pool", "average_pool")
+"""Those that bring together what they read in memory that all of them share."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class StreamMemory:
 
     Attributes:
         tails_bytes: All layers' slices that were made before the layer at work began.
-        work_bytes: What that layer brings together, works with, and makes.
+        work_bytes: What that layer brings together, works with, and makes; the memory in which layers bring
+            together what they read is as large as the largest of them has needed so far.
         received_bytes: What the receiver holds.
         peak_layer: The layer at work at that moment; empty if it is the receiver.
         by_layer: The most that each layer holds.
@@ -77,17 +78,8 @@ def measure_schedule(
     return _Account(schedule, dtype, receiver or Receiver()).follow()
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Slices [start, stop) in memory that was made for ``slices``."""
-
-    start: int
-    stop: int
-    slices: int
-
-
 class _Account:
-    """Keeps the books of a stream: which slices of which layer lie in which piece."""
+    """Keeps the books of a stream: of each layer what was made just now, and the ring of what is kept."""
 
     def __init__(self, schedule: Schedule, dtype: torch.dtype | None, receiver: Receiver) -> None:
         self._schedule = schedule
@@ -97,10 +89,13 @@ class _Account:
         self._slice_bytes = {
             name: _bytes_of(node, dtype) // max(1, node.size[axis]) for name, node in nodes.items()
         }
-        self._pieces: dict[str, deque[_Piece]] = {name: deque() for name in nodes}
+        self._fresh = dict.fromkeys(nodes, 0)
+        self._rings = dict.fromkeys(nodes, 0)
         self._output = schedule.graph.outputs[0]
         self._received = receiver.fixed_bytes
         self._lingering = 0
+        self._scratch = 0
+        self._made_now: dict[str, Move] = {}
         self._peak = (0, 0, 0, "")
         self._most: dict[str, int] = {}
 
@@ -111,7 +106,7 @@ class _Account:
         return StreamMemory(tails, work, received, layer, dict(self._most))
 
     def _step(self, moves: tuple[Move, ...]) -> None:
-        keeps = {move.name: move.keep for move in moves}
+        keeps = {move.name for move in moves}
         waiting = readers_in_step(self._schedule, moves)
         slab = Move(self._output, 0, 0, 0)
         for move in moves:
@@ -122,13 +117,13 @@ class _Account:
             for source in dict.fromkeys(node.inputs):
                 waiting[source] -= 1
                 if waiting[source] == 0 and source in keeps:
-                    self._forget(source, keeps[source])
+                    self._forget(source)
             if move.name == self._output:
                 slab = move
             elif not waiting.get(move.name):
-                self._forget(move.name, move.keep)
-        for name, keep in keeps.items():
-            self._forget(name, keep)
+                self._forget(move.name)
+        for name in keeps:
+            self._forget(name)
         self._hand_over(slab.stop - slab.start)
 
     def _make(self, node: Node, move: Move) -> None:
@@ -137,8 +132,14 @@ class _Account:
         sources = [self._schedule.graph.nodes[name] for name in node.inputs]
         first, last = self._read_by(node, move)
         made = made_slices(node, axis, move.start, move.stop, first, last)
-        self._pieces[node.name].append(_Piece(move.start, move.stop, made))
-        work = self._gathered(node, first, last) + self._held() - before
+        self._fresh[node.name] += made
+        self._made_now[node.name] = move
+        self._rings[node.name] = self._schedule.rooms.get(node.name, 0)
+        gathered = self._gathered(node, first, last)
+        if node.kind in _FOR_NOW:
+            self._scratch = max(self._scratch, gathered)
+            gathered = 0
+        work = gathered + self._held() - before
         width = self._width(node)
         work += workspace_bytes(node, sources, axis, last - first, move.stop - move.start, width)
         self._note(before, work, node.title)
@@ -182,27 +183,25 @@ class _Account:
     def _lies_in_one_piece(self, name: str, start: int, stop: int) -> bool:
         if self._schedule.graph.nodes[name].kind in _TURNED:
             return False
-        return any(piece.start <= start and stop <= piece.stop for piece in self._pieces[name])
+        made = self._made_now.get(name)
+        return made is not None and made.start <= start and stop <= made.stop
 
     def _width(self, node: Node) -> int:
         return (self._dtype or node.dtype).itemsize if node.dtype.is_floating_point else node.dtype.itemsize
 
     def _held(self) -> int:
-        return sum(self._held_by(name) for name in self._pieces)
+        return sum(self._held_by(name) for name in self._fresh)
 
     def _held_by(self, name: str) -> int:
-        return sum(piece.slices for piece in self._pieces[name]) * self._slice_bytes[name]
+        return (self._fresh[name] + self._rings[name]) * self._slice_bytes[name]
 
-    def _forget(self, name: str, keep: int) -> None:
+    def _forget(self, name: str) -> None:
         self._most[name] = max(self._most.get(name, 0), self._held_by(name))
-        pieces = self._pieces[name]
-        while pieces and pieces[0].stop <= keep:
-            pieces.popleft()
-        if pieces and not stays_in_place(pieces[0].start, pieces[0].stop, keep):
-            stop = pieces[0].stop
-            pieces[0] = _Piece(keep, stop, stop - keep)
+        self._fresh[name] = 0
+        self._made_now.pop(name, None)
 
     def _note(self, tails: int, work: int, layer: str, passing: int = 0) -> None:
+        work += self._scratch
         received = self._received + self._lingering + passing
         if tails + work + received > sum(self._peak[:3]):
             self._peak = tails, work, received, layer

@@ -54,6 +54,15 @@ class Schedule:
     lags: Mapping[tuple[str, str], int]
 
     @cached_property
+    def rooms(self) -> Mapping[str, int]:
+        """For each layer, how many slices are kept from one step for later ones, at most."""
+        rooms: dict[str, int] = {}
+        for moves in self.steps:
+            for move in moves:
+                rooms[move.name] = max(rooms.get(move.name, 0), move.stop - move.keep)
+        return rooms
+
+    @cached_property
     def consumers(self) -> Mapping[str, tuple[Node, ...]]:
         """Who reads each layer."""
         return consumers(self.graph)

@@ -35,9 +35,7 @@ def workspace_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, m
             uneven = any(_is_uneven(needs) for position, needs in enumerate(node.ranges) if position != axis)
             return weight_bytes(node, sources, width) + (given * width if uneven else 0)
         case "transposed_convolution":
-            # One matrix product for all taps of all voxels, the columns, which are then added up.
-            taps = math.prod(needs.kernel for needs in node.ranges if isinstance(needs, TransposedWindow))
-            return given // sources[0].shape[1] * node.shape[1] * taps * width + given * width
+            return _transposed_bytes(node, sources, axis, read, width)
         case "max_pool":
             return result * _INDEX_BYTES  # PyTorch finds the places even where nobody asks for them
         case "interpolation":
@@ -56,6 +54,18 @@ def workspace_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, m
             return 0
 
 
+def _transposed_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, width: int) -> int:
+    """Of the convolution that makes all phases of the stride: its weights, padded input, and one slice."""
+    windows = [needs for needs in node.ranges if isinstance(needs, TransposedWindow)]
+    given = sum(_slice_voxels(source, axis) for source in sources)
+    slice_voxels = given // sources[0].shape[1]
+    phases = math.prod(needs.stride for needs in windows)
+    taps = [-(-needs.kernel // needs.stride) for needs in windows]
+    weights = phases * math.prod(taps) * sources[0].shape[1] * node.shape[1]
+    padded = (read + 2 * (taps[axis] - 1)) * given if taps[axis] > 1 else 0
+    return (slice_voxels * phases * node.shape[1] + padded + weights) * width
+
+
 def made_slices(node: Node, axis: int, start: int, stop: int, first: int, last: int) -> int:
     """Slices for which memory is made where slices [start, stop) are asked for, and [first, last) read."""
     needs = node.ranges[axis]
@@ -63,8 +73,8 @@ def made_slices(node: Node, axis: int, start: int, stop: int, first: int, last: 
     if first >= last:
         return made
     if isinstance(needs, TransposedWindow):
-        spread = (last - first - 1) * needs.stride + needs.dilation * (needs.kernel - 1) + 1
-        return max(made, spread)
+        taps = -(-needs.kernel // needs.stride)
+        return max(made, (last - first + taps - 1) * needs.stride)
     if isinstance(needs, Unpooling):
         low, high = needs.window.needs(first, last)
         return max(made, high - max(0, low))

@@ -56,13 +56,41 @@ def test_folds_are_chosen_or_joined(make_run: Callable[..., Path]) -> None:
         load_segmenter(run, fold=4)
 
 
-def test_options_reach_the_window(make_run: Callable[..., Path]) -> None:
-    segmenter = load_segmenter(make_run(), "cpu", precision="bfloat16", overlap=0.25)
+def test_options_reach_the_inferer(make_run: Callable[..., Path]) -> None:
+    run = make_run()
+    windows = load_segmenter(run, "cpu", precision="bfloat16", mode="sliding-window", overlap=0.25)
 
-    assert isinstance(segmenter, NetworkSegmenter)
-    assert segmenter.inferer.overlap == 0.25
-    assert segmenter.inferer.roi_size == (16, 16, 16)
-    assert segmenter.compute.dtype == torch.bfloat16
+    assert isinstance(windows, NetworkSegmenter)
+    assert windows.compute.dtype == torch.bfloat16
+    details = windows.plan(image()).inference.details
+    assert details["overlap"] == (0.25, 0.25, 0.25)
+    assert details["window"] == (16, 16, 16)
+    stream = load_segmenter(run, "cpu", precision="bfloat16", mode="streaming").plan(image()).inference
+    assert (stream.mode, stream.details["precision"]) == ("streaming", "bf16")
+    mirrored = load_segmenter(run, "cpu", mirror="xy").plan(image()).inference
+    assert (mirrored.axis, mirrored.details["mirrored_axes"]) == (2, [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"mode": "fast"}, r"--mode: 'fast' cannot be chosen; use auto, streaming, sliding-window"),
+        ({"overlap": 1.0}, r"--overlap: '1.0' cannot be chosen; use 0 to 0.9"),
+        ({"mirror": "left"}, r"--mirror: 'left' cannot be chosen; name axes of the network grid"),
+    ],
+)
+def test_options_are_checked(given: dict[str, Any], message: str, make_run: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_segmenter(make_run(), "cpu", **given)
+
+
+def test_several_runs_are_one_ensemble(make_run: Callable[..., Path]) -> None:
+    run = make_run(trained=(0, 1))
+
+    ensemble = load_segmenter([run, run], "cpu", max_ram_bytes=10**10)
+
+    assert isinstance(ensemble, EnsembleSegmenter)
+    assert len(ensemble.members) == 4
 
 
 def change_plan(run: Path, **changes: Any) -> None:

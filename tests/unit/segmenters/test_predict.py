@@ -22,8 +22,8 @@ from medseg.segmenters import (
     EnsembleSegmenter,
     NetworkSegmenter,
     exit_code,
+    open_image,
     predict_cases,
-    read_image,
     write_summary,
 )
 from medseg.segmenters.predict import output_paths
@@ -86,12 +86,17 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities() -> None:
     image = random_image()
     ensemble = EnsembleSegmenter(members)
 
-    stage = ensemble.scores(image)
+    plan = ensemble.plan(image, axis=2)
+    stage = ensemble.scores(image, plan)
 
-    one_by_one = [torch.softmax(member.scores(image).read(2, 5), dim=0) for member in members]
+    assert (stage.axis, stage.length, stage.ascending) == (2, 8, True)
+    one_by_one = [
+        torch.softmax(member.scores(image, member.plan(image, 2)).read(2, 5), dim=0) for member in members
+    ]
     torch.testing.assert_close(stage.read(2, 5), torch.stack(one_by_one).mean(dim=0))
-    assert stage.length == 8
-    indices = stage.read(0, 8).argmax(dim=0).numpy()
+    assert plan.by_part["network"] > members[0].plan(image, 2).by_part["network"]
+    whole = ensemble.scores(image, plan)
+    indices = whole.read(0, whole.length).argmax(dim=0).numpy()
     np.testing.assert_array_equal(ensemble.segment(image).array[0], np.array([0, 1, 4])[indices])
 
 
@@ -107,10 +112,11 @@ def test_members_of_an_ensemble_must_agree() -> None:
 def test_the_network_is_the_one_in_evaluation() -> None:
     network = nn.Sequential(nn.Conv3d(1, 3, 1), nn.Dropout(0.9)).train()
 
-    first, second = (segmenter(network).scores(random_image()).read(0, 8) for _ in range(2))
+    stages = [segmenter(network).scores(random_image()) for _ in range(2)]
 
+    first, second = (stage.read(0, stage.length) for stage in stages)
     torch.testing.assert_close(first, second)
-    assert isinstance(segmenter(network).scores(random_image()), RestoredScores)
+    assert all(isinstance(stage, RestoredScores) for stage in stages)
 
 
 def test_a_network_that_answers_nonsense_is_refused() -> None:
@@ -130,8 +136,11 @@ def test_wrong_images_are_refused(tmp_path: Path) -> None:
         segmenter().segment(two)
     with pytest.raises(InputError, match=r"two.nii.gz: has 2 channels, the model needs 1 \(MRI\)"):
         segmenter().segment(tmp_path / "two.nii.gz")
-    with pytest.raises(InputError, match=r"has 1 channel, the model needs 2 \(T1, T2\)"):
-        read_image(random_image(), ("T1", "T2"))
+    with (
+        pytest.raises(InputError, match=r"has 1 channel, the model needs 2 \(T1, T2\)"),
+        open_image(random_image(), ("T1", "T2")),
+    ):
+        pass
     holed = random_image()
     holed.array[0, 0, 0, 0] = np.nan
     with pytest.raises(InputError, match=r"the image: .*1 .*NaN"):
@@ -238,7 +247,7 @@ def test_a_folder_that_cannot_be_written_is_refused_first(images: list[Case], tm
 
 
 def outcome_of(error: MedsegError | None) -> CaseOutcome:
-    return CaseOutcome("a", 0.1, None if error else Path("a.nii"), {}, error)
+    return CaseOutcome("a", 0.1, None if error else Path("a.nii"), {}, error=error)
 
 
 def test_the_exit_code_is_that_of_all_failures_or_one() -> None:
@@ -267,6 +276,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "seconds": 1.235,
                 "output": "out/a.nii",
                 "voxels": {"low": 3},
+                "plan": None,
                 "reason": None,
             },
             {
@@ -275,6 +285,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "seconds": 0.1,
                 "output": None,
                 "voxels": {},
+                "plan": None,
                 "reason": "b.nii: is cut; copy it again",
             },
         ],

@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from medseg.inference.streaming.chunks import Scratch
 from medseg.inference.streaming.kernels import moves, windows
 from medseg.inference.streaming.kernels import pointwise as voxels
 from medseg.inference.streaming.kernels.layer import Kernel, Layer, refuse
@@ -22,7 +23,12 @@ __all__ = ["Kernel", "Layer", "in_place", "make_kernel"]
 
 
 def make_kernel(
-    graph: Graph, node: Node, order: tuple[int, ...], tensors: Mapping[str, Tensor], dtype: torch.dtype
+    graph: Graph,
+    node: Node,
+    order: tuple[int, ...],
+    tensors: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    scratch: Scratch,
 ) -> Kernel:
     """The kernel of a layer.
 
@@ -32,6 +38,7 @@ def make_kernel(
         order: The volume's spatial axes in the order of the stream's tensors, the streaming axis first.
         tensors: The network's parameters and buffers by name.
         dtype: What layers of floating point compute in.
+        scratch: Shared by all layers of a stream.
 
     Raises:
         ConfigError: There is none; the error names the layer.
@@ -43,7 +50,8 @@ def make_kernel(
         for role, names in node.weights.items()
     }
     device = next(iter(tensors.values()), torch.empty(0)).device
-    layer = Layer(node, tuple(graph.nodes[name] for name in node.inputs), order, weights, dtype, device)
+    sources = tuple(graph.nodes[name] for name in node.inputs)
+    layer = Layer(node, sources, order, weights, dtype, device, scratch)
     make = _KERNELS.get(node.kind, voxels.pointwise)
     return make(layer)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from medseg.errors import ConfigError
-from medseg.inference.streaming.chunks import Chunks, gather
+from medseg.inference.streaming.chunks import Chunks, Scratch, gather
 from medseg.network_graph import Node
 from medseg.ranges import AxisRange
 
@@ -31,6 +31,7 @@ class Layer:
         weights: Parameters and buffers by argument, in the order of the stream's axes.
         dtype: What it computes in, if it is of floating point.
         device: Where it computes.
+        scratch: Where it may bring together what it reads, if it keeps nothing of that.
     """
 
     node: Node
@@ -39,6 +40,7 @@ class Layer:
     weights: Mapping[str, Tensor]
     dtype: torch.dtype
     device: torch.device
+    scratch: Scratch = field(default_factory=Scratch)
 
     @property
     def ranges(self) -> tuple[AxisRange, ...]:
@@ -54,6 +56,11 @@ class Layer:
         """Slices of what it reads, see :func:`~medseg.inference.streaming.chunks.gather`, in its own type."""
         dtype = self.dtype if sources[0].like.is_floating_point() else None
         return gather(sources, start, stop, border=border, dtype=dtype)
+
+    def gather_for_now(self, sources: Sequence[Chunks], start: int, stop: int, border: float = 0.0) -> Tensor:
+        """As :meth:`gather`, in memory that the next layer will overwrite."""
+        dtype = self.dtype if sources[0].like.is_floating_point() else None
+        return gather(sources, start, stop, border=border, dtype=dtype, scratch=self.scratch)
 
     def length(self, source: int = 0) -> int:
         """Slices of what it reads."""

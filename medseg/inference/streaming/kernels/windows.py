@@ -32,7 +32,7 @@ def convolution(layer: Layer) -> Kernel:
     )
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        images = layer.gather(sources, *windows[0].needs(start, stop))
+        images = layer.gather_for_now(sources, *windows[0].needs(start, stop))
         return apply(images if even else functional.pad(images, beside))
 
     return run
@@ -49,7 +49,7 @@ def transposed_convolution(layer: Layer) -> Kernel:
         first, last = along.reads(start, stop, length)
         if first >= last:
             return untouched(sources[0].shape[0], stop - start)
-        made = apply(layer.gather(sources, first, last))
+        made = apply(layer.gather_for_now(sources, first, last))
         # Where these slices begin and end among those that were made.
         begin = start - (first * along.stride - along.padding)
         end = begin + stop - start
@@ -77,7 +77,7 @@ def max_pool(layer: Layer) -> Kernel:
     apply = _max_pooling(windows, 0, return_indices=False)
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Any:
-        return apply(layer.gather(sources, *windows[0].needs(start, stop), border=-math.inf))
+        return apply(layer.gather_for_now(sources, *windows[0].needs(start, stop), border=-math.inf))
 
     return run
 
@@ -96,7 +96,7 @@ def _max_pool_with_places(layer: Layer) -> Kernel:
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> tuple[Tensor, Tensor]:
         first, last = windows[0].needs(start, stop)
-        images = layer.gather(sources, first, last, border=-math.inf)
+        images = layer.gather_for_now(sources, first, last, border=-math.inf)
         values, places = (turned(made, layer.order) for made in apply(turned(images, natural)))
         if streamed == 0:
             return values, places.add_(first * plane)
@@ -157,7 +157,7 @@ def average_pool(layer: Layer) -> Kernel:
     beside = [counted(axis, 0, outputs[axis]) for axis in range(1, len(windows))]
 
     def run(sources: Sequence[Chunks], start: int, stop: int) -> Tensor:
-        summed: Tensor = apply(layer.gather(sources, *windows[0].needs(start, stop)), **options)
+        summed: Tensor = apply(layer.gather_for_now(sources, *windows[0].needs(start, stop)), **options)
         if divisor is not None:
             return summed.div_(divisor)
         for counts in (counted(0, start, stop), *beside):

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medseg.inference.streaming.chunks import Chunks, gather, stays_in_place
+from medseg.inference.streaming.chunks import Chunks, Scratch, gather
 from medseg.inference.streaming.interpolation import resize_axis
 from medseg.inference.streaming.schedule import make_schedule
 from medseg.inference.streaming.simplify import simplify
@@ -24,7 +24,7 @@ from medseg.ranges import Interpolation
 
 
 def test_pieces_are_gathered_side_by_side_with_borders_beyond_the_ends() -> None:
-    first, second = Chunks((1, 1, 4, 2), 2, torch.empty(0)), Chunks((1, 1, 4, 2), 2, torch.empty(0))
+    first, second = (Chunks((1, 1, 4, 2), 2, torch.empty(0), room=0) for _ in range(2))
     rows = torch.arange(8.0).reshape(1, 1, 4, 2)
     first.add(0, rows[:, :, :3])
     first.add(3, rows[:, :, 3:])
@@ -39,18 +39,45 @@ def test_pieces_are_gathered_side_by_side_with_borders_beyond_the_ends() -> None
 
 
 def test_forgotten_slices_give_their_memory_back() -> None:
-    chunks = Chunks((1, 1, 8, 2), 2, torch.empty(0))
-    chunks.add(0, torch.arange(16.0).reshape(1, 1, 8, 2))
-    assert stays_in_place(0, 8, 3)
-    chunks.forget(3)
-    assert chunks.pieces(0, 8)[0].shape[2] == 8
-    assert not stays_in_place(0, 8, 6)
-    chunks.forget(6)
+    chunks = Chunks((1, 1, 8, 2), 2, torch.empty(0), room=3)
+    made = torch.arange(12.0).reshape(1, 1, 6, 2)
+    chunks.add(0, made)
+    assert chunks.owns(made)
+    chunks.forget(4)
+    assert not chunks.owns(made)
     (left,) = chunks.pieces(0, 8)
-    assert left.untyped_storage().nbytes() == 2 * 2 * 4
-    assert left.flatten().tolist() == [12.0, 13.0, 14.0, 15.0]
+    assert left.flatten().tolist() == [8.0, 9.0, 10.0, 11.0]
+    assert left.untyped_storage().nbytes() == 3 * 2 * 4
     chunks.forget(8)
     assert chunks.pieces(0, 8) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(0, 4)), min_size=1, max_size=8))
+def test_what_is_kept_goes_round_and_stays_the_same(steps: list[tuple[int, int]]) -> None:
+    room = max(kept for _, kept in steps)
+    length = sum(count for count, _ in steps)
+    whole = torch.arange(2.0 * length).reshape(1, 1, length, 2)
+    chunks = Chunks(whole.shape, 2, torch.empty(0), room)
+    low = done = 0
+    for count, kept in steps:
+        chunks.add(done, whole[:, :, done : done + count])
+        done += count
+        assert torch.equal(gather([chunks], low, done), whole[:, :, low:done])
+        low = max(low, done - kept)
+        chunks.forget(low)
+        if low < done:
+            assert torch.equal(gather([chunks], low, done), whole[:, :, low:done])
+
+
+def test_scratch_memory_grows_and_is_used_again() -> None:
+    scratch, cpu = Scratch(), torch.device("cpu")
+    small = scratch.take((1, 3, 2, 4, 5), torch.float32, cpu)
+    assert small.is_contiguous(memory_format=torch.channels_last_3d)
+    large = scratch.take((1, 3, 4, 4, 5), torch.float32, cpu)
+    again = scratch.take((1, 5, 6), torch.float64, cpu)
+    assert again.shape == (1, 5, 6)
+    assert again.data_ptr() == large.data_ptr()
 
 
 @pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "linear", "cubic"])

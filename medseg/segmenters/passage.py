@@ -1,0 +1,267 @@
+"""How one image goes through one network: in which way, and within which memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from medseg.errors import ConfigError, InputError, ResourceError
+from medseg.geometry import Grid
+from medseg.inference import (
+    Compute,
+    MemoryPlan,
+    NetworkImage,
+    OverlapTileInferer,
+    RestoredScores,
+    SlabInferer,
+    SlidingWindowInferer,
+    StreamingInferer,
+)
+from medseg.inference.margins import Margins, margins_up_to
+from medseg.inference.mirroring import Mirrored, MirroredSlabs
+from medseg.inference.overlap_tile import fit_tiles
+from medseg.inference.streaming.captured import local_graph
+from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
+from medseg.runs import PreprocessingSpec
+from medseg.runs.recipe import InferenceChoice
+from medseg.volume import Slices
+
+__all__ = ["MODES", "Passages", "SegmentationPlan"]
+
+MODES = ("auto", "streaming", "sliding-window", "overlap-tile")
+_PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
+_ATTEMPTS = 6
+_LABEL_BYTES = 32 << 20
+"""Labels of a slab on their way to the file, in a few types."""
+
+
+@dataclass(frozen=True)
+class SegmentationPlan:
+    """What becomes of an image on its way to labels, and the memory that this takes.
+
+    Attributes:
+        inferer: Goes through the network grid.
+        margins: Zeros around images that are smaller than the training's patch.
+        network_grid: Where the network sees the image.
+        inference: How the inferer goes through the image on the network grid.
+        why: Why in this mode.
+        by_part: Bytes that each part holds at the fullest moment.
+        others: Of an ensemble, the plans of the other members.
+    """
+
+    inferer: SlabInferer
+    margins: Margins
+    network_grid: Grid
+    inference: MemoryPlan
+    why: str
+    by_part: Mapping[str, int]
+    others: tuple[SegmentationPlan, ...] = ()
+
+    @property
+    def peak_bytes(self) -> int:
+        """Bytes in all, the process included."""
+        return sum(self.by_part.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest, in JSON's types."""
+        return {
+            "why": self.why,
+            "network_size": list(self.network_grid.shape),
+            "peak_bytes": self.peak_bytes,
+            "by_part": dict(self.by_part),
+            "inference": self.inference.as_dict(),
+            "others": [other.as_dict() for other in self.others],
+        }
+
+    def __str__(self) -> str:
+        size = " x ".join(map(str, self.network_grid.shape))
+        lines = [f"{size} voxels on the network grid, {format_bytes(self.peak_bytes)} in all ({self.why})"]
+        lines += [f"  {name}: {format_bytes(count)}" for name, count in self.by_part.items()]
+        return "\n".join([*lines, str(self.inference)])
+
+
+@dataclass(frozen=True)
+class Passages:
+    """Chooses how images go through one network.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        patch_size: Voxels of the windows, and the least that a stream is given, along each axis.
+        choice: Mode, overlap and blending of windows, mirrored axes.
+        compute: Device and precision.
+        classes: Number of them.
+        swapped: For each class its partner on the other side of the body, for mirror images.
+        left_right_axis: Of the network grid.
+        windows_at_a_time: How many windows the network sees at once.
+        max_ram_bytes: Limit of the whole process; what is free now, if left out.
+        max_vram_bytes: Limit of what is taken of a GPU; what is free now, if left out.
+        shared_by: How many networks share that memory at the same time, this one included.
+    """
+
+    network: nn.Module
+    patch_size: tuple[int, int, int]
+    choice: InferenceChoice
+    compute: Compute
+    classes: int
+    swapped: tuple[int, ...]
+    left_right_axis: int
+    windows_at_a_time: int = 1
+    max_ram_bytes: int | None = None
+    max_vram_bytes: int | None = None
+    shared_by: int = 1
+
+    @property
+    def mirrored_axes(self) -> tuple[int, ...]:
+        """Axes of the network grid along which mirror images are averaged."""
+        return tuple("xyz".index(letter) for letter in self.choice.mirror)
+
+    def choose(self, image: Slices, spec: PreprocessingSpec, axis: int | None = None) -> SegmentationPlan:
+        """The way of one image.
+
+        Args:
+            image: The image.
+            spec: What is done to it before the network sees it.
+            axis: The network grid's axis along which slabs must come; chosen if left out.
+
+        Raises:
+            ConfigError: The network does not fit the mode that was asked for.
+            ResourceError: It does not fit into memory; the error names the least that would do.
+        """
+        size = spec.network_grid(image.grid).shape
+        mode, why = self._mode((1, image.channels, *size))
+        try:
+            return self._within_limits(mode, why, image, spec, axis)
+        except ResourceError as error:
+            if self.choice.mode != "auto" or mode == "sliding-window":
+                raise
+            why = f"in streaming {error.what}" if mode == "streaming" else error.what
+            return self._within_limits("sliding-window", why, image, spec, axis)
+
+    def _mode(self, shape: tuple[int, ...]) -> tuple[str, str]:
+        if self.choice.mode != "auto":
+            return self.choice.mode, "as asked for"
+        try:
+            graph = local_graph(self.network, shape)
+        except ConfigError as error:
+            return "sliding-window", error.what
+        except InputError as error:
+            if not self._is_valid(shape[1]):
+                return "sliding-window", error.what
+            return "overlap-tile", "the network's convolutions are valid"
+        if graph.nodes[graph.outputs[0]].size != shape[2:]:
+            return "overlap-tile", "the network's convolutions are valid"
+        if len(self.mirrored_axes) == len(self.patch_size):
+            return "sliding-window", "mirrored along every axis"
+        return "streaming", "every layer of the network is local"
+
+    def _is_valid(self, channels: int) -> bool:
+        try:
+            fit = fit_tiles(self.network, channels=channels, spatial_dims=len(self.patch_size))
+        except (ConfigError, InputError):
+            return False
+        return not any(axis.trim or axis.trim_after for axis in fit.axes)
+
+    def _within_limits(
+        self, mode: str, why: str, image: Slices, spec: PreprocessingSpec, axis: int | None
+    ) -> SegmentationPlan:
+        grid = spec.network_grid(image.grid)
+        margins = margins_up_to(grid.shape, self.patch_size if mode == "streaming" else grid.shape)
+        shape = (1, image.channels, *margins.padded_size)
+        process = resident_bytes()
+        limit = self.max_ram_bytes or process + available_memory_bytes()
+        share = (limit - process) // self.shared_by
+        budget = share
+        for _ in range(_ATTEMPTS):
+            if budget <= 0:
+                break
+            inferer, plan = self._planned(mode, shape, budget, axis)
+            parts = {"process": process, **self._parts(plan, image, spec)}
+            whole = SegmentationPlan(inferer, margins, grid, plan, why, parts)
+            if whole.peak_bytes - process <= share:
+                return whole
+            budget -= whole.peak_bytes - process - share
+        raise ResourceError(
+            f"needs more than the {format_bytes(limit)} that may be taken, {format_bytes(process)} of which "
+            "the program and the network take",
+            fix="allow more by --max-ram, or close other programs",
+        )
+
+    def _planned(
+        self, mode: str, shape: tuple[int, ...], budget: int, axis: int | None
+    ) -> tuple[SlabInferer, MemoryPlan]:
+        """The inferer and its plan; of several axes that are possible, the one that takes least."""
+        if self._on_gpu:
+            free, _ = torch.cuda.mem_get_info(self.compute.device)
+            budget = (self.max_vram_bytes or int(0.9 * free)) // self.shared_by
+        if mode == "overlap-tile":
+            overlap_tile = OverlapTileInferer(max_ram_bytes=budget)
+            return overlap_tile, overlap_tile.plan(self.seen_by(mode), shape)
+        if mode == "sliding-window":
+            windows = SlidingWindowInferer(
+                self.patch_size,
+                self.windows_at_a_time,
+                self.choice.overlap,
+                self.choice.blend,
+                axis="auto" if axis is None else axis,
+                # What some networks take cannot be foreseen: they are refused only where a limit was set.
+                max_ram_bytes=None if self._limit is None else budget,
+            )
+            return windows, windows.plan(self.network, shape)
+        return self._streamed(shape, budget, axis)
+
+    def _streamed(
+        self, shape: tuple[int, ...], budget: int, axis: int | None
+    ) -> tuple[SlabInferer, MemoryPlan]:
+        precision = _PRECISIONS[str(self.compute.dtype)]
+        if not self.mirrored_axes:
+            choice = "auto" if axis is None else axis
+            stream = StreamingInferer(axis=choice, precision=precision, max_ram_bytes=budget)
+            return stream, stream.plan(self.network, shape)
+        budget //= 2 ** len(self.mirrored_axes)
+        ways = []
+        for along in range(len(self.patch_size)):
+            if along not in self.mirrored_axes and axis in (None, along):
+                stream = StreamingInferer(axis=along, precision=precision, max_ram_bytes=budget)
+                sides = MirroredSlabs(stream, self.mirrored_axes, self.swapped, self.left_right_axis)
+                ways.append((sides, sides.plan(self.network, shape)))
+        if not ways:
+            raise ConfigError(
+                "cannot stream along an axis that is mirrored", where="--mirror", fix="leave one axis out"
+            )
+        return min(ways, key=lambda way: way[1].peak_bytes)
+
+    def seen_by(self, mode: str) -> nn.Module:
+        """The network as an inferer of windows or tiles calls it."""
+        network = self.network
+        if mode != "streaming" and self.mirrored_axes:
+            network = Mirrored(network, self.mirrored_axes, self.swapped, self.left_right_axis)
+        return network
+
+    def _parts(self, plan: MemoryPlan, image: Slices, spec: PreprocessingSpec) -> dict[str, int]:
+        """What is held beside the network's own, while a slab goes from the file to its labels."""
+        grid = spec.network_grid(image.grid)
+        statistics = (None,) * image.channels
+        seen = NetworkImage(image, spec, plan.axis, statistics)
+        stages = [
+            RestoredScores.coming([], grid, image.grid, plan.axis, tile=part.tile) for part in plan.parts
+        ]
+        restored = max(stage.planned_bytes(self.classes) for stage in stages)
+        found = {
+            "preprocessing": seen.planned_bytes(plan.slab),
+            "restoring": restored,
+            "labels": _LABEL_BYTES,
+        }
+        return found if self._on_gpu else {**found, "network": plan.peak_bytes}
+
+    @property
+    def _limit(self) -> int | None:
+        """What a person has set for the memory that the network computes in."""
+        return self.max_vram_bytes if self._on_gpu else self.max_ram_bytes
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.compute.device.type == "cuda"

@@ -1,0 +1,206 @@
+"""Which way an image takes through a network, and within which memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from medseg.errors import ConfigError, InputError, ResourceError
+from medseg.geometry import Grid
+from medseg.inference import choose_compute
+from medseg.io import read_volume, write_volume
+from medseg.io.sizes import resident_bytes
+from medseg.labels import LabelScheme
+from medseg.networks import build_network
+from medseg.runs import Normalization, PreprocessingSpec
+from medseg.runs.recipe import InferenceChoice
+from medseg.segmenters import EnsembleSegmenter, NetworkSegmenter, passage, segment_case, segment_to_file
+from medseg.volume import Volume
+
+LABELS = LabelScheme.from_names({1: "left lung", 4: "right lung"})
+OPTIONS: dict[str, Any] = {"in_channels": 1, "out_channels": 3, "features": (4, 8, 8)}
+
+
+def unet(**options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    network = build_network("unet", **{**OPTIONS, **options})
+    network.train()
+    with torch.no_grad():
+        for _ in range(3):
+            network(torch.randn(2, 1, 44, 44, 44))
+    return network
+
+
+def segmenter(
+    network: nn.Module,
+    *,
+    mode: str = "auto",
+    mirror: str = "",
+    spacing_mm: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
+    **options: Any,
+) -> NetworkSegmenter:
+    return NetworkSegmenter(
+        network,
+        labels=LABELS,
+        channel_names=("CT",),
+        preprocessing=PreprocessingSpec(
+            spacing_mm=spacing_mm, normalization=[Normalization(scheme="zscore")]
+        ),
+        patch_size=(16, 16, 16),
+        inference=InferenceChoice(mode=mode, mirror=mirror),  # type: ignore[arg-type]
+        compute=choose_compute("cpu", "float32"),
+        **options,
+    )
+
+
+def image(shape: tuple[int, int, int] = (22, 19, 25)) -> Volume:
+    values = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
+    return Volume(values, Grid(shape, np.diag([-0.8, 1.1, 1.3, 1.0])))
+
+
+def test_local_networks_are_streamed_others_see_windows() -> None:
+    plan = segmenter(unet()).plan(image())
+    assert plan.inference.mode == "streaming"
+    assert plan.why == "every layer of the network is local"
+
+    windows = segmenter(unet(norm="instance")).plan(image())
+    assert windows.inference.mode == "sliding-window"
+    assert "looks at the whole image" in windows.why
+    with pytest.raises(ConfigError, match="looks at the whole image"):
+        segmenter(unet(norm="instance"), mode="streaming").plan(image())
+
+
+def test_valid_networks_see_tiles() -> None:
+    valid = segmenter(unet(padding="valid"))
+
+    assert valid.plan(image()).inference.mode == "overlap-tile"
+    assert valid.segment(image()).array.shape == (1, 22, 19, 25)
+
+
+def test_every_way_gives_nearly_the_same_labels() -> None:
+    network = unet()
+    whole = segmenter(network, mode="streaming").segment(image()).array
+    windows = segmenter(network, mode="sliding-window").segment(image()).array
+    assert len(np.unique(whole)) == 3
+    # Windows of 16 voxels see their own borders everywhere: they agree but roughly.
+    assert (whole == windows).mean() > 0.7
+
+
+def test_a_small_image_is_streamed_as_the_patch_that_the_network_knows() -> None:
+    network = unet()
+    small = image((13, 9, 10))
+    stream = segmenter(network, mode="streaming")
+    plan = stream.plan(small)
+    assert plan.margins.padded_size == (16, 16, 16)
+
+    # One window, padded in the same way, is the same pass.
+    scores = stream.scores(small, plan)
+    windows = segmenter(network, mode="sliding-window")
+    other = windows.scores(small, windows.plan(small, scores.axis))
+    length = scores.length
+    torch.testing.assert_close(scores.read(0, length), other.read(0, length), rtol=1e-4, atol=1e-4)
+
+
+def test_a_mirrored_network_is_the_mean_over_mirror_images_with_sides_exchanged() -> None:
+    network = unet()
+    plain = segmenter(network, spacing_mm=None)
+    mirrored = segmenter(network, mirror="x", spacing_mm=None)
+    assert mirrored.plan(image()).inference.axis != 0
+
+    flipped = Volume(image().array[:, ::-1].copy(), image().grid)
+    mine = mirrored.scores(image(), mirrored.plan(image(), axis=2))
+    straight = plain.scores(image(), plain.plan(image(), axis=2))
+    turned = plain.scores(flipped, plain.plan(flipped, axis=2))
+
+    length = mine.length
+    left_and_right_exchanged = turned.read(0, length).flip(1)[[0, 2, 1]]
+    expected = (straight.read(0, length).softmax(0) + left_and_right_exchanged.softmax(0)) / 2
+    torch.testing.assert_close(mine.read(0, length).softmax(0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_mirroring_along_all_axes_needs_windows() -> None:
+    assert segmenter(unet(), mirror="xyz").plan(image()).inference.mode == "sliding-window"
+    with pytest.raises(ConfigError, match=r"--mirror: cannot stream along an axis that is mirrored"):
+        segmenter(unet(), mode="streaming", mirror="xyz").plan(image())
+
+
+@pytest.mark.parametrize("mirror", ["x", "xy", "xyz"])
+def test_mirrored_labels_come_whatever_the_mode(mirror: str) -> None:
+    for mode in ("auto", "sliding-window"):
+        labels = segmenter(unet(), mode=mode, mirror=mirror).segment(image())
+        assert len(np.unique(labels.array)) > 1
+
+
+def test_a_tight_limit_gives_the_same_labels_from_thinner_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What the process takes changes from one call to the next by more than this small network needs.
+    monkeypatch.setattr(passage, "resident_bytes", lambda: 100_000_000)
+    network = unet()
+    large = image((60, 55, 48))
+    free = segmenter(network, mode="streaming")
+    plan = free.plan(large)
+    limit = plan.peak_bytes - plan.by_part["network"] // 4
+    tight = segmenter(network, mode="streaming", max_ram_bytes=limit)
+    tight_plan = tight.plan(large)
+
+    assert tight_plan.by_part["network"] < plan.by_part["network"]
+    assert tight_plan.inference.slab < plan.inference.slab or tight_plan.inference.tiles
+    np.testing.assert_array_equal(tight.segment(large).array, free.segment(large).array)
+
+
+def test_a_limit_that_nothing_keeps_to_is_refused() -> None:
+    with pytest.raises(ResourceError, match=r"--max-ram"):
+        segmenter(unet(), max_ram_bytes=resident_bytes() // 2).plan(image())
+
+
+def test_the_plan_reads_well_and_goes_into_a_manifest() -> None:
+    plan = segmenter(unet()).plan(image())
+    text = str(plan)
+    assert "voxels on the network grid" in text
+    assert "streaming along axis" in text
+    manifest = plan.as_dict()
+    assert manifest["peak_bytes"] == sum(manifest["by_part"].values())
+    assert manifest["inference"]["mode"] == "streaming"
+
+
+def test_from_file_to_file_as_in_memory(tmp_path: Path) -> None:
+    write_volume(image(), tmp_path / "image.nii.gz")
+    stream = segmenter(unet())
+
+    counts, plan = segment_to_file(stream, tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
+
+    written = read_volume(tmp_path / "labels.nii.gz")
+    expected = segment_case(stream, image())
+    np.testing.assert_array_equal(written.array, expected.array)
+    assert written.grid.difference(image().grid) is None
+    assert counts == {
+        int(v): int(n) for v, n in zip(*np.unique(expected.array, return_counts=True), strict=True)
+    }
+    assert plan.inference.mode == "streaming"
+
+
+def test_what_is_not_finite_is_refused_by_its_file(tmp_path: Path) -> None:
+    holed = image()
+    holed.array[0, 3, 4, 5] = np.nan
+    write_volume(holed, tmp_path / "holed.nii.gz")
+
+    with pytest.raises(InputError, match=r"holed.nii.gz: .*1 .*NaN"):
+        segment_to_file(segmenter(unet()), tmp_path / "holed.nii.gz", tmp_path / "labels.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["holed.nii.gz"]
+
+
+def test_members_of_an_ensemble_go_along_one_axis() -> None:
+    members = [segmenter(unet(), shared_by=2), segmenter(unet(norm="instance"), shared_by=2)]
+    ensemble = EnsembleSegmenter(members)
+    plan = ensemble.plan(image())
+
+    assert [plan.inference.mode, *(other.inference.mode for other in plan.others)] == [
+        "streaming",
+        "sliding-window",
+    ]
+    assert {plan.inference.axis} == {other.inference.axis for other in plan.others}
+    assert len(np.unique(ensemble.segment(image()).array)) > 1
