@@ -183,7 +183,7 @@ class Passages:
             whole = SegmentationPlan(inferer, margins, grid, plan, why, parts)
             if whole.peak_bytes - process <= share:
                 return whole
-            budget -= whole.peak_bytes - process - share
+            budget = min(budget, plan.peak_bytes) - (whole.peak_bytes - process - share)
         raise ResourceError(
             f"needs more than the {format_bytes(limit)} that may be taken, {format_bytes(process)} of which "
             "the program and the network take",
