@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from medseg.errors import ConfigError, ResourceError
+from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes
 from medseg.inference.overlap_tile.fitting import AxisFit, TileFit
 from medseg.inference.overlap_tile.tiles import Layout
@@ -110,7 +111,11 @@ class _Chooser:
         job, fit = self._job, self._job.fit
         rows = layout.spans(axis)
         at_work = self._pass_bytes(layout)
-        by_stage = {"tile": at_work, **self._held_bytes(layout, axis, at_work)}
+        by_stage = {
+            "tile": at_work,
+            **self._held_bytes(layout, axis, at_work),
+            ALLOCATOR_STAGE: kept_by_the_allocator(at_work),
+        }
         return MemoryPlan(
             mode="overlap-tile",
             axis=axis,

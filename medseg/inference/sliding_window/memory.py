@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from medseg.errors import ConfigError, ResourceError
+from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes, shadow_pass
 from medseg.inference.slabs import MemoryPlan
 from medseg.inference.sliding_window.layout import Layout, OutputGrid
@@ -102,7 +103,11 @@ def _plan(network: nn.Module, passing: Pass, count: int, *, must_know: bool) -> 
     outputs = [_Output.of(passing, shape) for shape in made]
     moments = {
         "reading": _reading(passing),
-        "network": {"slices": _kept(passing), "network": work},
+        "network": {
+            "slices": _kept(passing),
+            "network": work,
+            ALLOCATOR_STAGE: kept_by_the_allocator(work),
+        },
         "handing on": _handing_on(passing, made, outputs, count),
     }
     lasting = {

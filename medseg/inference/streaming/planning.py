@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from medseg.errors import InputError, ResourceError
+from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.slabs import MemoryPlan
 from medseg.inference.streaming.captured import without_voxels
 from medseg.inference.streaming.memory import Receiver, StreamMemory, measure_schedule
@@ -27,10 +28,7 @@ __all__ = ["DEFAULT_SLAB", "Request", "choose_plan", "schedule_of"]
 DEFAULT_SLAB = 8
 """Slices a step where memory allows: 16 and 32 gained a U-Net 2 %, and take more."""
 
-ALLOCATOR_STAGE = "freed, kept by the allocator"
-
 _TILINGS_TRIED = 24
-_MOST_KEPT_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ class _Way:
             "tails": self.stream.tails_bytes,
             "layer at work": self.stream.work_bytes,
             "result": self.stream.received_bytes,
-            ALLOCATOR_STAGE: _kept_by_the_allocator(self.stream.work_bytes),
+            ALLOCATOR_STAGE: kept_by_the_allocator(self.stream.work_bytes),
         }
         return {name: count for name, count in stages.items() if count}
 
@@ -278,14 +276,6 @@ class _Search:
             f"{format_bytes(limit)} are allowed",
             fix=f"allow {format_bytes(1.05 * least.peak_bytes)}, or take a smaller network or image",
         )
-
-
-def _kept_by_the_allocator(work_bytes: int) -> int:
-    """What glibc holds back of freed blocks, for use again: it returns no more than 64 MiB of them at once.
-
-    Measured on four networks it was about what two layers at work take.
-    """
-    return min(2 * work_bytes, _MOST_KEPT_BYTES)
 
 
 def _products(choices: Sequence[Sequence[Cut]]) -> Iterator[tuple[Cut, ...]]:

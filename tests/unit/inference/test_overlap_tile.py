@@ -18,6 +18,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError, InputError, ResourceError
+from medseg.inference.allocator import ALLOCATOR_STAGE
 from medseg.inference.forward_memory import forward_peak_bytes
 from medseg.inference.mirroring import Mirrored
 from medseg.inference.overlap_tile import OverlapTileInferer
@@ -385,7 +386,7 @@ class TestMemory:
 
         assert plan.mode == "overlap-tile"
         assert plan.peak_bytes <= limit
-        assert set(plan.by_stage) == {"tile", "image", "scores"}
+        assert set(plan.by_stage) == {"tile", "image", "scores", ALLOCATOR_STAGE}
 
     def test_more_memory_is_less_work(self) -> None:
         network = unet(3, features=(4, 8))

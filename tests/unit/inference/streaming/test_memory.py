@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
+from medseg.inference.allocator import ALLOCATOR_STAGE
 from medseg.inference.slabs import MemoryPlan
 from medseg.inference.streaming import StreamingInferer
 from medseg.inference.streaming.captured import without_voxels
 from medseg.inference.streaming.memory import Receiver, measure_schedule
-from medseg.inference.streaming.planning import ALLOCATOR_STAGE
 from medseg.inference.streaming.schedule import make_schedule
 from medseg.networks import build_network
 
