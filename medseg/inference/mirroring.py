@@ -18,7 +18,15 @@ from medseg.inference.slabs import MemoryPlan, Read, SlabInferer
 from medseg.labels import LabelScheme
 from medseg.registry import did_you_mean
 
-__all__ = ["ACTIVATIONS", "Mirrored", "MirroredSlabs", "flips_of", "mean_scores", "partner_permutation"]
+__all__ = [
+    "ACTIVATIONS",
+    "Mirrored",
+    "MirroredSlabs",
+    "flipped_back",
+    "flips_of",
+    "mean_scores",
+    "partner_permutation",
+]
 
 ACTIVATIONS = ("softmax", "sigmoid")
 """What makes probabilities of scores: classes that exclude each other, or that do not."""

@@ -80,6 +80,7 @@ class DeconvNet(SegmentationNetwork):
         ValueError: An option is invalid.
 
     Example:
+        >>> import torch
         >>> network = DeconvNet(2, in_channels=1, out_channels=3, features=(8, 16, 32))
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])

@@ -133,6 +133,7 @@ class DeepLab(SegmentationNetwork):
         ValueError: An option is invalid, or two do not go together.
 
     Example:
+        >>> import torch
         >>> network = DeepLab(2, in_channels=1, out_channels=3, features=(8, 16))
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])

@@ -85,6 +85,7 @@ class DilatedNet(SegmentationNetwork):
         ValueError: An option is invalid.
 
     Example:
+        >>> import torch
         >>> network = DilatedNet(2, in_channels=1, out_channels=3, features=(4, 6, 8, 8))
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])

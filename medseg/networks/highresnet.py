@@ -67,6 +67,7 @@ class HighResNet(SegmentationNetwork):
         ValueError: An option is invalid.
 
     Example:
+        >>> import torch
         >>> network = HighResNet(2, in_channels=1, out_channels=3, base_features=2)
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])

@@ -85,6 +85,7 @@ class SegNet(SegmentationNetwork):
         ValueError: An option is invalid.
 
     Example:
+        >>> import torch
         >>> network = SegNet(2, in_channels=1, out_channels=3, features=(8, 16))
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])

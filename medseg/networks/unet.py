@@ -104,6 +104,7 @@ class UNet(SegmentationNetwork):
         ValueError: An option is invalid, or two do not go together.
 
     Example:
+        >>> import torch
         >>> network = UNet(2, in_channels=1, out_channels=3, features=(8, 16))
         >>> network(torch.zeros(1, 1, 9, 12)).shape
         torch.Size([1, 3, 9, 12])
@@ -221,6 +222,7 @@ class UNet(SegmentationNetwork):
             ValueError: The network cannot take this size; the message names the nearest it can.
 
         Example:
+            >>> import torch
             >>> with torch.device("meta"):
             ...     network = UNet(2, features=(64, 128, 256, 512, 1024), padding="valid")
             >>> network.output_size((572, 572))

@@ -95,13 +95,13 @@ def load_segmenter(
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     given = {"mode": mode, "overlap": overlap, "mirror": mirror}
     found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given)]
-    running = Running(choose_compute(device, precision), max_ram_bytes, max_vram_bytes, len(found))
+    running = _Running(choose_compute(device, precision), max_ram_bytes, max_vram_bytes, len(found))
     members = [_load_network(weights, plan, inference, running) for weights, plan, inference in found]
     return members[0] if len(members) == 1 else EnsembleSegmenter(members)
 
 
 @dataclass(frozen=True)
-class Running:
+class _Running:
     """Where members run, and what memory they share.
 
     Attributes:
@@ -151,7 +151,7 @@ def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[Fo
 
 
 def _load_network(
-    weights: Path, plan: Plan, inference: InferenceChoice, running: Running
+    weights: Path, plan: Plan, inference: InferenceChoice, running: _Running
 ) -> NetworkSegmenter:
     try:
         network = build_network(plan.network.name, **plan.network.options)

@@ -76,9 +76,9 @@ class NetworkSegmenter:
         self.compute = compute or choose_compute()
         self.name = name
         placed = network.to(self.compute.device).eval()
-        self._network = convert_conv3d_weight_memory_format(placed, torch.channels_last_3d)
+        self.network = convert_conv3d_weight_memory_format(placed, torch.channels_last_3d)
         self._passages = Passages(
-            self._network,
+            self.network,
             patch_size=patch_size,
             choice=inference or InferenceChoice(),
             compute=self.compute,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -381,3 +384,74 @@ def test_a_real_image_with_infinite_values_is_refused(
 
     assert "infinite" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliding-window"])
+def test_the_mode_and_the_memory_planned_are_kept(mode: str, make_run: MakeRun, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.nii.gz")
+
+    code = call(
+        *("--model", make_run(), "--input", image, "--out", tmp_path / "out"),
+        *("--mode", mode, "--max-ram", "20GB"),
+    )
+
+    assert code == 0
+    (case,) = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    assert case["plan"]["inference"]["mode"] == mode
+    assert case["plan"]["why"] == "as asked for"
+    assert case["plan"]["peak_bytes"] == sum(case["plan"]["by_part"].values()) < 20e9
+
+
+def test_several_models_are_averaged(make_run: MakeRun, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "a.nii.gz")
+    run = make_run(trained=(0, 1))
+
+    once = call("--model", run, "--input", image, "--out", tmp_path / "once")
+    twice = call("--model", run, "--model", run, "--input", image, "--out", tmp_path / "twice")
+
+    assert (once, twice) == (0, 0)
+    first, second = (read_volume(tmp_path / name / "a.nii.gz").array for name in ("once", "twice"))
+    assert (first == second).mean() > 0.99  # means of the same probabilities, rounded otherwise
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--max-ram", "much"), ConfigError.exit_code, "--max-ram: 'much' is no size of memory"),
+        (("--max-ram", "1MB"), ResourceError.exit_code, "allow more by --max-ram"),
+        (("--mode", "windows"), ConfigError.exit_code, "--mode: 'windows' cannot be chosen"),
+        (("--mirror", "lr"), ConfigError.exit_code, "--mirror: 'lr' cannot be chosen"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+    make_run: MakeRun,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = write_image(tmp_path / "a.nii.gz")
+
+    assert call("--model", make_run(), "--input", image, "--out", tmp_path / "out", *options) == code
+
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_killed_half_way_no_label_map_bears_its_name(make_run: MakeRun, tmp_path: Path) -> None:
+    run, image, out = make_run(), tmp_path / "large.nii.gz", tmp_path / "out"
+    voxels = np.random.default_rng(0).normal(size=(1, 160, 160, 160)).astype(np.float32)
+    write_volume(Volume(voxels, Grid((160, 160, 160), np.eye(4))), image)
+    arguments = ["predict", "--model", run, "--input", image, "--out", out, "--device", "cpu"]
+    with subprocess.Popen([sys.executable, "-m", "medseg", *map(str, arguments)]) as process:
+        while not out.exists():  # it is made when the work begins
+            assert process.poll() is None
+            time.sleep(0.05)
+        time.sleep(1.0)
+        assert process.poll() is None
+        process.kill()
+
+    assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []

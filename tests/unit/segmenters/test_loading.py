@@ -38,7 +38,7 @@ def test_a_run_gives_the_network_that_it_stores(make_run: Callable[..., Path]) -
     network = build_network("unet", 3, in_channels=1, out_channels=3, features=(4, 8)).eval()
     patch = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
-        torch.testing.assert_close(segmenter._network(patch), network(patch))
+        torch.testing.assert_close(segmenter.network(patch), network(patch))
     labels = segmenter.segment(image())
     assert labels.grid == image().grid
     assert set(np.unique(labels.array)) <= {0, 1, 7}

@@ -82,7 +82,7 @@ def test_an_ensemble_is_the_mean_of_its_members_probabilities() -> None:
     members = [segmenter(), segmenter(), segmenter()]
     for index, member in enumerate(members):
         torch.manual_seed(index)
-        member._network.load_state_dict({"weight": torch.randn(3, 1, 1, 1, 1), "bias": torch.randn(3)})
+        member.network.load_state_dict({"weight": torch.randn(3, 1, 1, 1, 1), "bias": torch.randn(3)})
     image = random_image()
     ensemble = EnsembleSegmenter(members)
 
