@@ -35,6 +35,8 @@ __all__ = ["MODES", "Passages", "SegmentationPlan"]
 MODES = ("auto", "streaming", "sliding-window", "overlap-tile")
 _PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
 _ATTEMPTS = 6
+_PLANNED = 0.95
+"""Of a limit: a plan may be a few per cent short of what is taken."""
 _LABEL_BYTES = 32 << 20
 """Labels of a slab on their way to the file, in a few types."""
 
@@ -173,7 +175,7 @@ class Passages:
         shape = (1, image.channels, *margins.padded_size)
         process = resident_bytes()
         limit = self.max_ram_bytes or process + available_memory_bytes()
-        share = (limit - process) // self.shared_by
+        share = (int(_PLANNED * limit) - process) // self.shared_by
         budget = share
         for _ in range(_ATTEMPTS):
             if budget <= 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,8 @@ DEFAULT_SLAB = 8
 """Slices a step where memory allows: 16 and 32 gained a U-Net 2 %, and take more."""
 
 _TILINGS_TRIED = 24
+_CHEAP_TILES = 1.5
+"""Times that voxels may be computed so as to keep single precision; the labels hardly depend on it."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ def schedule_of(graph: Graph, axis: int, slab: int, *, half_tails: bool) -> Sche
 def choose_plan(network: nn.Module, shape: tuple[int, ...], request: Request) -> MemoryPlan:
     """The fastest exact way that keeps to the limit; if there is none, one with tails in half precision.
 
-    In this order: the axis that takes the least, the thickest slabs, the fewest voxels computed twice in
-    tiles; then the same with skip connections in half precision while they wait.
+    In this order: the axis that takes the least; the thickest slabs; tiles, if voxels are computed one and a
+    half times at most; skip connections in half precision while they wait; any tiles; both.
 
     Raises:
         ConfigError: The network cannot be streamed; the error names the layer.
@@ -121,8 +123,15 @@ class _Search:
     least: _Way | None = field(default=None, init=False)
 
     def run(self) -> MemoryPlan:
-        for half_tails in (False, True):
-            way = self._whole_planes(half_tails) or self._tiles(half_tails)
+        ways: tuple[Callable[[], _Way | None], ...] = (
+            lambda: self._whole_planes(half_tails=False),
+            lambda: self._tiles(half_tails=False, most=_CHEAP_TILES),
+            lambda: self._whole_planes(half_tails=True),
+            lambda: self._tiles(half_tails=False),
+            lambda: self._tiles(half_tails=True),
+        )
+        for attempt in ways:
+            way = attempt()
             if way is not None:
                 return self._plan(way)
         raise self._refusal()
@@ -150,14 +159,19 @@ class _Search:
         image, output = graph.nodes[graph.input], graph.nodes[graph.outputs[0]]
         return tuple(Cut.uncut(*sizes) for sizes in zip(image.size, output.size, strict=True))
 
-    def _tiles(self, half_tails: bool) -> _Way | None:
-        """The first tiling that fits at the thinnest slabs, with the thickest that fit with it."""
+    def _tiles(self, half_tails: bool, most: float = math.inf) -> _Way | None:
+        """The first tiling that fits at the thinnest slabs, with the thickest that fit with it.
+
+        Args:
+            half_tails: Whether skip connections wait in half precision.
+            most: Times that voxels may be computed, on average.
+        """
         thinnest = self.request.slabs[-1]
         ways = [
             self._way(self._graph, axis, thinnest, half_tails, self._uncut()) for axis in self.request.axes
         ]
         whole = min(ways, key=lambda way: way.peak_bytes)
-        for cut, graph in self._tilings(whole):
+        for cut, graph in self._tilings(whole, most):
             fitting = None
             for slab in reversed(self.request.slabs):
                 way = self._way(graph, whole.axis, slab, half_tails, cut)
@@ -168,13 +182,17 @@ class _Search:
                 return fitting
         return None
 
-    def _tilings(self, whole: _Way) -> Iterator[tuple[tuple[Cut, ...], Graph]]:
+    def _tilings(self, whole: _Way, most: float) -> Iterator[tuple[tuple[Cut, ...], Graph]]:
         """Tilings that may fit, those that compute the least first; at last the one that takes the least."""
         uncut = self._uncut()
         choices = [
             [uncut[axis]] if axis == whole.axis else cuts(self._graph, axis) for axis in range(len(uncut))
         ]
-        every = [cut for cut in _products(choices) if any(len(axis.starts) > 1 for axis in cut)]
+        every = [
+            cut
+            for cut in _products(choices)
+            if any(len(axis.starts) > 1 for axis in cut) and math.prod(axis.computed for axis in cut) <= most
+        ]
         if not every:
             return
         every.sort(key=lambda cut: math.prod(axis.computed for axis in cut))

@@ -143,7 +143,7 @@ def test_a_tight_limit_gives_the_same_labels_from_thinner_slabs(monkeypatch: pyt
     large = image((60, 55, 48))
     free = segmenter(network, mode="streaming")
     plan = free.plan(large)
-    limit = plan.peak_bytes - plan.by_part["network"] // 4
+    limit = int((plan.peak_bytes - plan.by_part["network"] // 4) / 0.95)  # a twentieth is left to chance
     tight = segmenter(network, mode="streaming", max_ram_bytes=limit)
     tight_plan = tight.plan(large)
 
