@@ -198,13 +198,13 @@ class _Output:
         labels = passing.shape[0] * math.prod(grid.image) * (1 if channels <= 256 else 4)
         kept_all = everything or grid.window[axis] == grid.size[axis]
         thickness = min(slab, grid.window[axis])
-        copies = 0 if kept_all else 1 if passing.whole_images else 2
+        copies = 0 if kept_all else 2
         return cls(
             grid=grid,
             slab=slab,
             sums=0 if everything else images * channels * layer * _ITEM,
             coverage=layer * _ITEM,
-            # Means if they do not stay where the sums are (with those before, which whoever asked for slabs
+            # Means if they do not stay where the sums are (with those before, which whoever takes the slabs
             # still holds), weights, and to find the best class two maps.
             handed_on=thickness * plane * _ITEM * (copies * channels + 3),
             result=(scores if everything else labels) if passing.whole_images else 0,
