@@ -1,0 +1,59 @@
+"""What a piece of code takes of a process's memory, beside what was planned for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+MEASURED = """
+import ctypes, gc, sys
+import numpy as np
+import torch
+
+torch.set_num_threads(1)
+
+def resident(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(key))
+
+def measured(work):
+    '''Bytes that the work takes at its peak. What earlier work has freed is given back first: it would
+    serve again and be missed in the sum.'''
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    open("/proc/self/clear_refs", "w").write("5")
+    before = resident("VmRSS")
+    kept = work()
+    return resident("VmHWM") - before
+"""
+
+
+class Peak(NamedTuple):
+    """Bytes: planned, of them those that the allocator may or may not keep back, and measured."""
+
+    planned: int
+    kept_back: int
+    measured: int
+
+    def holds(self) -> bool:
+        """Whether it is as planned within a fifth, whatever part the allocator kept back."""
+        return 0.8 * (self.planned - self.kept_back) <= self.measured <= 1.2 * self.planned
+
+
+@pytest.fixture
+def peaks() -> Callable[..., list[Peak]]:
+    """Runs code that prints ``planned kept_back measured(work)`` a line, in a process of its own."""
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("peak memory is read from Linux's /proc")
+
+    def run(code: str, *arguments: object) -> list[Peak]:
+        command = [sys.executable, "-c", MEASURED + code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        return [Peak(*map(int, line.split())) for line in done.stdout.splitlines()]
+
+    return run
