@@ -7,10 +7,11 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet
 CODE := medseg tests $(wildcard benchmarks)
 TEXT := $(CODE) $(wildcard docs pipelines *.md Makefile)
 
+# Tests run in as many processes as there are cores, with one thread each.
 # A part of the tests (make test PYTEST_ARGS="-k geometry") says nothing of the whole's coverage.
 PYTEST_ARGS ?=
 ifeq ($(strip $(PYTEST_ARGS)),)
-PYTEST_ARGS := --cov=medseg --cov-report=term --cov-fail-under=90
+PYTEST_ARGS := --numprocesses=auto --cov=medseg --cov-report=term --cov-fail-under=90
 endif
 
 .PHONY: help demo test lint format constraints clean
@@ -28,7 +29,7 @@ demo: $(VENV)/.installed-report
 	$(BIN)/medseg demo --out demo
 
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(CODE)
