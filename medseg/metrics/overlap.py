@@ -1,4 +1,4 @@
-"""Dice, intersection over union and volumes, of any number of classes from one pass over the voxels.
+"""Overlap of label maps: Dice, IoU and their kin, of any number of classes from one pass over the voxels.
 
 All of them are read from one table of counts: how many voxels are class r in the reference and class p in
 the prediction. Counts are exact integers; nothing is rounded.
@@ -7,25 +7,56 @@ the prediction. Counts are exact integers; nothing is rounded.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import GeometryError
+from medseg.errors import GeometryError, InputError
 from medseg.labels import LabelScheme
 
-__all__ = ["Overlap", "confusion", "overlap_metrics", "overlaps_of"]
+__all__ = [
+    "Overlap",
+    "confusion",
+    "frequency_weighted_iou",
+    "mean_iou",
+    "overlap_metrics",
+    "overlaps_of",
+    "pixel_accuracy",
+]
 
-_CHUNK_VOXELS = 1 << 22
-"""Voxels counted at once: ``np.bincount`` works on eight-byte integers, so this bounds its memory."""
+_CHUNK_VOXELS = 1 << 18
+"""Voxels counted at once: what is made of them fits the processor's cache, and bounds the memory."""
+
+_VOXELS_A_RUN = 8
+"""Runs of equal voxels are counted instead of voxels where they are, in the mean, at least this long."""
+
+_BYTES = 256
+"""How many values a byte has."""
 
 
 @dataclass(frozen=True)
 class Overlap:
     """How one class of a prediction and of its reference cover each other.
+
+    What each number is where the class is missing from one of the two maps, or from both:
+
+    ==================  ============  ===============  =============
+    number              missed        invented         absent
+                        (not in pred) (not in ref)     (in neither)
+    ==================  ============  ===============  =============
+    dice, iou           0             0                NaN
+    sensitivity         0             NaN              NaN
+    precision           0             0                NaN
+    specificity         1             below 1          1
+    volume difference   -n_ref        n_pred           0
+    relative            -1            NaN              NaN
+    ==================  ============  ===============  =============
+
+    NaN means that there is nothing to judge. Precision is the one number that is 0 where its definition
+    reads 0/0: were it NaN, missing the difficult cases would raise the mean precision.
 
     Attributes:
         value: The class's value in label maps.
@@ -33,6 +64,7 @@ class Overlap:
         n_both: Voxels that are this class in both.
         n_pred: Voxels that are this class in the prediction.
         n_ref: Voxels that are this class in the reference.
+        n_voxels: Voxels of the image, of all classes.
     """
 
     value: int
@@ -40,21 +72,50 @@ class Overlap:
     n_both: int
     n_pred: int
     n_ref: int
+    n_voxels: int
 
     @property
     def dice(self) -> float:
-        """Twice the common voxels over the sum of both (Dice 1945).
-
-        0 where only one of the two has the class, NaN where neither has: there is nothing to agree on.
-        """
-        total = self.n_pred + self.n_ref
-        return 2 * self.n_both / total if total else math.nan
+        """Twice the common voxels over the sum of both (Dice 1945)."""
+        return _ratio(2 * self.n_both, self.n_pred + self.n_ref)
 
     @property
     def iou(self) -> float:
-        """The common voxels over those of either (Jaccard 1912); 0 and NaN as for ``dice``."""
-        either = self.n_pred + self.n_ref - self.n_both
-        return self.n_both / either if either else math.nan
+        """The common voxels over those of either (Jaccard 1912)."""
+        return _ratio(self.n_both, self.n_pred + self.n_ref - self.n_both)
+
+    @property
+    def sensitivity(self) -> float:
+        """How much of the reference was found; also called recall. NaN where there was nothing to find."""
+        return _ratio(self.n_both, self.n_ref)
+
+    @property
+    def precision(self) -> float:
+        """How much of what was found is right. 0 where the class was missed, NaN where it is absent."""
+        return _ratio(self.n_both, self.n_pred) if self.n_pred else _ratio(0, self.n_ref)
+
+    @property
+    def specificity(self) -> float:
+        """How many of the voxels outside the reference were left out; NaN where there are none.
+
+        It depends on how much of the surroundings the image shows, and is close to 1 for every small
+        structure, even a missed one: compare it between predictions of the same images only.
+        """
+        outside_both = self.n_voxels - self.n_pred - self.n_ref + self.n_both
+        return _ratio(outside_both, self.n_voxels - self.n_ref)
+
+    @property
+    def volume_difference(self) -> int:
+        """Voxels by which the prediction is larger than the reference; negative where it is smaller.
+
+        Times the volume of a voxel (``Grid.voxel_volume_ml``), the difference in millilitres.
+        """
+        return self.n_pred - self.n_ref
+
+    @property
+    def relative_volume_difference(self) -> float:
+        """The volume difference over the reference's volume: -1 where it was missed, NaN without any."""
+        return _ratio(self.volume_difference, self.n_ref)
 
 
 def confusion(
@@ -66,6 +127,8 @@ def confusion(
     ref_where: str | None = None,
 ) -> npt.NDArray[np.int64]:
     """Count voxels by their class in the reference (rows) and in the prediction (columns).
+
+    Arrays may differ in type and in memory order; they are read once, in parts of fixed size.
 
     Args:
         pred: Label values of the prediction, of any shape, such as (X, Y, Z).
@@ -79,7 +142,7 @@ def confusion(
 
     Raises:
         GeometryError: The shapes differ.
-        InputError: A value is not declared.
+        InputError: A value is not declared, or an array does not hold real numbers.
 
     Example:
         >>> labels = LabelScheme.from_names({1: "liver"})
@@ -92,14 +155,24 @@ def confusion(
             where=pred_where,
             fix="compare label maps of the same image",
         )
-    classes = len(labels)
-    counts = np.zeros(classes * classes, dtype=np.int64)
-    for pred_part, ref_part in zip(_chunks(pred), _chunks(ref), strict=True):
-        pairs = labels.to_indices(ref_part, where=ref_where).astype(np.int64)
-        pairs *= classes
-        pairs += labels.to_indices(pred_part, where=pred_where)
-        counts += np.bincount(pairs.ravel(), minlength=classes * classes)
-    return counts.reshape(classes, classes)
+    for array, where in ((pred, pred_where), (ref, ref_where)):
+        if array.dtype.kind not in "buif":
+            raise InputError(f"{array.dtype} values are no labels", where=where, fix="give whole numbers")
+    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    of_bytes = np.zeros((_BYTES, _BYTES), dtype=np.int64)
+    for pred_part, ref_part, lengths in _parts(pred, ref):
+        pred_bytes, ref_bytes = _as_bytes(pred_part), _as_bytes(ref_part)
+        if pred_bytes is not None and ref_bytes is not None:
+            _count_pairs(ref_bytes, pred_bytes, lengths, into=of_bytes)
+            continue
+        rows = labels.to_indices(ref_part, where=ref_where)
+        columns = labels.to_indices(pred_part, where=pred_where)
+        _count_pairs(rows, columns, lengths, into=counts)
+    ref_values, pred_values = (np.flatnonzero(of_bytes.any(axis=axis)) for axis in (1, 0))
+    rows = labels.to_indices(ref_values, where=ref_where)
+    columns = labels.to_indices(pred_values, where=pred_where)
+    counts[np.ix_(rows, columns)] += of_bytes[np.ix_(ref_values, pred_values)]
+    return counts
 
 
 def overlaps_of(counts: npt.NDArray[np.int64], labels: LabelScheme) -> tuple[Overlap, ...]:
@@ -110,6 +183,7 @@ def overlaps_of(counts: npt.NDArray[np.int64], labels: LabelScheme) -> tuple[Ove
         >>> overlaps_of(np.array([[1, 1], [0, 1]]), labels)[0].dice
         0.6666666666666666
     """
+    n_voxels = int(counts.sum())
     return tuple(
         Overlap(
             value=entry.value,
@@ -117,6 +191,7 @@ def overlaps_of(counts: npt.NDArray[np.int64], labels: LabelScheme) -> tuple[Ove
             n_both=int(counts[index, index]),
             n_pred=int(counts[:, index].sum()),
             n_ref=int(counts[index, :].sum()),
+            n_voxels=n_voxels,
         )
         for index, entry in enumerate(labels.foreground, start=1)
     )
@@ -149,8 +224,123 @@ def overlap_metrics(
     return overlaps_of(confusion(pred, ref, labels), labels)
 
 
-def _chunks(array: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
-    """Consecutive parts along the first axis, each of about ``_CHUNK_VOXELS``; views, nothing is copied."""
-    array = np.atleast_1d(array)
-    parts = min(math.ceil(array.size / _CHUNK_VOXELS), max(len(array), 1))
-    return np.array_split(array, max(parts, 1))
+def pixel_accuracy(counts: npt.NDArray[np.int64]) -> float:
+    """The share of voxels whose class is right, the background's among them.
+
+    Large classes decide it: where nine tenths are background, a prediction of nothing reaches 0.9.
+
+    Args:
+        counts: As ``confusion`` gives them, shape (K, K). Counts of several cases may be added up.
+
+    Returns:
+        0 to 1; NaN without any voxel.
+
+    Example:
+        >>> pixel_accuracy(np.array([[2, 1], [0, 1]]))
+        0.75
+    """
+    return _ratio(int(np.trace(counts)), int(counts.sum()))
+
+
+def mean_iou(counts: npt.NDArray[np.int64], *, include_background: bool = True) -> float:
+    """The mean over the classes of intersection over union (mean IU of Long 2015).
+
+    Args:
+        counts: As ``confusion`` gives them, shape (K, K). Counts of several cases may be added up.
+        include_background: Whether the background is one of the classes.
+
+    Returns:
+        0 to 1. A class that was missed or invented counts with 0; one that is in neither map has no IoU
+        and is left out; NaN if all are.
+
+    Example:
+        >>> counts = np.array([[2, 1], [0, 1]])
+        >>> mean_iou(counts), mean_iou(counts, include_background=False)
+        (0.5833333333333333, 0.5)
+    """
+    ious = _ious(counts)[0 if include_background else 1 :]
+    present = ious[~np.isnan(ious)]
+    return float(present.mean()) if present.size else math.nan
+
+
+def frequency_weighted_iou(counts: npt.NDArray[np.int64]) -> float:
+    """The mean intersection over union, each class weighted by its voxels in the reference (Long 2015).
+
+    Args:
+        counts: As ``confusion`` gives them, shape (K, K). Counts of several cases may be added up.
+
+    Returns:
+        0 to 1. A class that the reference does not hold has no weight: where invented it shows in the
+        IoU of the classes whose voxels it took. NaN without any voxel.
+
+    Example:
+        >>> frequency_weighted_iou(np.array([[2, 1], [0, 1]]))
+        0.625
+    """
+    in_reference = counts.sum(axis=1)
+    present = in_reference > 0
+    if not present.any():
+        return math.nan
+    return float(np.average(_ious(counts)[present], weights=in_reference[present]))
+
+
+def _ious(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The IoU of each class, background first; NaN where neither map has it."""
+    both = np.diagonal(counts).astype(np.float64)
+    either = counts.sum(axis=0) + counts.sum(axis=1) - both
+    ious = np.full(len(counts), np.nan)
+    np.divide(both, either, out=ious, where=either > 0)
+    return ious
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
+
+
+def _parts(
+    pred: npt.NDArray[Any], ref: npt.NDArray[Any]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.intp] | None]]:
+    """Parts of both arrays in one order, flat: either all voxels, or one of each run and the runs' lengths.
+
+    Views wherever memory order and byte order allow; only what has to be turned is copied, part by part.
+    """
+    walk = np.nditer(
+        [pred, ref],
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        op_flags=[["readonly", "nbo", "aligned"]] * 2,
+        order="K",
+        buffersize=_CHUNK_VOXELS,
+    )
+    with walk:
+        for pred_part, ref_part in walk:
+            changes = pred_part[1:] != pred_part[:-1]
+            changes |= ref_part[1:] != ref_part[:-1]
+            if np.count_nonzero(changes) * _VOXELS_A_RUN > len(ref_part):
+                yield pred_part, ref_part, None
+                continue
+            ends = np.append(np.flatnonzero(changes), len(ref_part) - 1)[: len(ref_part)]
+            yield pred_part[ends], ref_part[ends], np.diff(ends, prepend=-1)
+
+
+def _as_bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+    """The same values as bytes; None if they are not whole numbers from 0 to 255."""
+    if values.dtype == np.uint8 or values.dtype == np.bool_:
+        return values.view(np.uint8)
+    with np.errstate(invalid="ignore"):  # NaN and infinity have no byte; the comparison finds them
+        as_bytes = values.astype(np.uint8)
+    return as_bytes if np.array_equal(as_bytes, values) else None
+
+
+def _count_pairs(
+    rows: npt.NDArray[Any],
+    columns: npt.NDArray[Any],
+    lengths: npt.NDArray[np.intp] | None,
+    *,
+    into: npt.NDArray[np.int64],
+) -> None:
+    """Add 1, or a run's length, to the entry of each pair of a row and a column."""
+    cells = np.multiply(rows, into.shape[1], dtype=np.min_scalar_type(into.size - 1))
+    cells += columns
+    # Weighted sums are floating point, yet exact: no part has nearly as many as 2**53 voxels.
+    found = np.bincount(cells, weights=lengths, minlength=into.size).astype(np.int64, copy=False)
+    into += found.reshape(into.shape)
