@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from medseg.labels import LabelScheme
+from medseg.runs.part import Part
 from medseg.runs.preprocessing import PreprocessingSpec
 
 __all__ = ["Fingerprint", "NetworkPlan", "Plan"]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Fingerprint(_Part):
+class Fingerprint(Part):
     """What the training data is like, on grids oriented as the network sees them.
 
     Attributes:
@@ -38,14 +35,14 @@ class Fingerprint(_Part):
     class_voxels: tuple[int, ...]
 
 
-class NetworkPlan(_Part):
+class NetworkPlan(Part):
     """A network that can be built: a registered name and all its keyword arguments."""
 
     name: str
     options: dict[str, Any]
 
 
-class Plan(_Part):
+class Plan(Part):
     """All that the data decides about a training.
 
     Attributes:

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     JsonValue,
     PositiveFloat,
@@ -21,23 +19,23 @@ from pydantic import (
 from medseg.errors import ConfigError
 from medseg.registry import LOSSES, NETWORKS, did_you_mean
 from medseg.runs.documents import load_yaml
+from medseg.runs.part import Part
+from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
 
 __all__ = [
     "Augmentation",
     "InferenceChoice",
+    "InstanceChoice",
     "LossChoice",
     "NetworkChoice",
     "OptimizerChoice",
+    "PostprocessChoice",
     "PretrainChoice",
     "Recipe",
     "TrainingChoice",
     "load_recipe",
     "recipe_names",
 ]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _without(options: dict[str, JsonValue], *decided: str) -> dict[str, JsonValue]:
@@ -48,7 +46,7 @@ def _without(options: dict[str, JsonValue], *decided: str) -> dict[str, JsonValu
     return options
 
 
-class NetworkChoice(_Part):
+class NetworkChoice(Part):
     """Which network; the plan decides what is left out.
 
     Attributes:
@@ -74,7 +72,7 @@ class NetworkChoice(_Part):
         return _without(value, "spatial_dims", "in_channels", "out_channels")
 
 
-class LossChoice(_Part):
+class LossChoice(Part):
     """Which loss, with the options that its constructor takes."""
 
     name: str = "dice_ce"
@@ -93,7 +91,7 @@ class LossChoice(_Part):
         return _without(value, "softmax", "sigmoid", "to_onehot_y")
 
 
-class OptimizerChoice(_Part):
+class OptimizerChoice(Part):
     """How weights move.
 
     Attributes:
@@ -111,7 +109,7 @@ class OptimizerChoice(_Part):
     gradient_clip: float = Field(default=12.0, gt=0.0)
 
 
-class Augmentation(_Part):
+class Augmentation(Part):
     """Random changes to training patches; each is drawn with its own probability.
 
     Attributes:
@@ -150,7 +148,7 @@ class Augmentation(_Part):
         return value
 
 
-class TrainingChoice(_Part):
+class TrainingChoice(Part):
     """How long and on what a network trains.
 
     Attributes:
@@ -181,7 +179,7 @@ class TrainingChoice(_Part):
         return self
 
 
-class PretrainChoice(_Part):
+class PretrainChoice(Part):
     """Learn an encoder from images alone, as an autoencoder's.
 
     Attributes:
@@ -217,7 +215,7 @@ class PretrainChoice(_Part):
         return self
 
 
-class InferenceChoice(_Part):
+class InferenceChoice(Part):
     """How a network goes through a whole image.
 
     Attributes:
@@ -236,7 +234,7 @@ class InferenceChoice(_Part):
     mirror: str = Field(default="", pattern="^x?y?z?$")
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """All that a person chooses about a training.
 
     With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
@@ -260,6 +258,7 @@ class Recipe(_Part):
     augmentation: Augmentation | None = Augmentation()
     training: TrainingChoice = TrainingChoice()
     inference: InferenceChoice = InferenceChoice()
+    postprocess: PostprocessChoice = PostprocessChoice()
     pretrain: PretrainChoice | None = None
     init_encoder: str | None = Field(default=None, min_length=1)
 
