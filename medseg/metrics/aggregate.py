@@ -19,6 +19,9 @@ class Summary:
         median: Median.
         std: Sample standard deviation (divisor n - 1); NaN for fewer than two numbers.
         min: Smallest.
+        max: Largest.
+        quartiles: A quarter of the numbers lies below the first, three quarters below the second (between
+            two numbers, linearly interpolated).
         n_valid: How many numbers have a value.
         n_undefined: How many are NaN.
     """
@@ -27,6 +30,8 @@ class Summary:
     median: float
     std: float
     min: float
+    max: float
+    quartiles: tuple[float, float]
     n_valid: int
     n_undefined: int
 
@@ -35,19 +40,28 @@ def summarize(numbers: Iterable[float]) -> Summary:
     """Summarise numbers, of which some may be NaN.
 
     Example:
-        >>> summarize([0.5, 1.0, float("nan")])
-        Summary(mean=0.75, median=0.75, std=0.3535533905932738, min=0.5, n_valid=2, n_undefined=1)
+        >>> summary = summarize([0.5, 1.0, float("nan")])
+        >>> summary.mean, summary.median, summary.std
+        (0.75, 0.75, 0.3535533905932738)
+        >>> summary.min, summary.max, summary.quartiles
+        (0.5, 1.0, (0.625, 0.875))
+        >>> summary.n_valid, summary.n_undefined
+        (2, 1)
     """
     everything = np.fromiter(numbers, dtype=np.float64)
     valid = everything[~np.isnan(everything)]
     undefined = everything.size - valid.size
     if valid.size == 0:
-        return Summary(np.nan, np.nan, np.nan, np.nan, 0, undefined)
+        nan = float("nan")
+        return Summary(nan, nan, nan, nan, nan, (nan, nan), n_valid=0, n_undefined=undefined)
+    first, median, third = np.quantile(valid, (0.25, 0.5, 0.75))
     return Summary(
         mean=float(valid.mean()),
-        median=float(np.median(valid)),
-        std=float(valid.std(ddof=1)) if valid.size > 1 else np.nan,
+        median=float(median),
+        std=float(valid.std(ddof=1)) if valid.size > 1 else float("nan"),
         min=float(valid.min()),
+        max=float(valid.max()),
+        quartiles=(float(first), float(third)),
         n_valid=valid.size,
         n_undefined=undefined,
     )
