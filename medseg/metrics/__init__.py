@@ -33,11 +33,20 @@ from medseg.metrics.overlap import (
     overlaps_of,
     pixel_accuracy,
 )
+from medseg.metrics.surface import (
+    DirectedDistances,
+    SurfaceDistances,
+    SurfaceScore,
+    surface_distances,
+    surface_metrics,
+    surface_metrics_of_labels,
+)
 
 __all__ = [
     "IOU_THRESHOLDS",
     "Contingency",
     "Detections",
+    "DirectedDistances",
     "DistanceCriterion",
     "InstanceMatches",
     "InstancePair",
@@ -49,6 +58,8 @@ __all__ = [
     "PanopticQuality",
     "References",
     "Summary",
+    "SurfaceDistances",
+    "SurfaceScore",
     "aggregated_jaccard",
     "average_precision",
     "box_iou",
@@ -69,4 +80,7 @@ __all__ = [
     "panoptic_quality",
     "pixel_accuracy",
     "summarize",
+    "surface_distances",
+    "surface_metrics",
+    "surface_metrics_of_labels",
 ]
