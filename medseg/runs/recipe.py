@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import os
 from pathlib import Path
 from typing import Literal
@@ -24,6 +25,7 @@ from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
 
 __all__ = [
     "Augmentation",
+    "BorderWeightChoice",
     "InferenceChoice",
     "InstanceChoice",
     "LossChoice",
@@ -72,11 +74,43 @@ class NetworkChoice(Part):
         return _without(value, "spatial_dims", "in_channels", "out_channels")
 
 
+class BorderWeightChoice(Part):
+    """Weights of voxels, high where two instances are near, as the U-Net paper has them.
+
+    Attributes:
+        w0: Weight of a border that is infinitely thin, on top of the class weight.
+        sigma_mm: How fast it falls with the distances to both instances; five times the smallest spacing of
+            the network grid if left out.
+        instances: ``"components"``: the connected components of each class of the label map. ``"dataset"``:
+            those of the instance maps that the data set brings along (``instancesTr``).
+        class_weights: ``"none"``: each class weighs 1. ``"balanced"``: in inverse proportion to its voxels in
+            the data set, so that the mean weight is 1. Or weights by name; classes not named weigh 1.
+    """
+
+    w0: float = Field(default=10.0, ge=0.0)
+    sigma_mm: PositiveFloat | None = None
+    instances: Literal["components", "dataset"] = "components"
+    class_weights: Literal["none", "balanced"] | dict[str, float] = "none"
+
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def _weights(cls, value: JsonValue) -> JsonValue:
+        if isinstance(value, dict):
+            for name, weight in value.items():
+                number = isinstance(weight, int | float) and not isinstance(weight, bool)
+                if not number or not 0.0 <= weight < math.inf:  # type: ignore[operator]
+                    raise ValueError(f"the weight of '{name}' is no number from 0")
+        elif value not in ("none", "balanced"):
+            raise ValueError("neither 'none', nor 'balanced', nor weights by class name")
+        return value
+
+
 class LossChoice(Part):
-    """Which loss, with the options that its constructor takes."""
+    """Which loss, with the options that its constructor takes, and weights of voxels for it."""
 
     name: str = "dice_ce"
     options: dict[str, JsonValue] = Field(default_factory=dict)
+    border_weights: BorderWeightChoice | None = None
 
     @field_validator("name")
     @classmethod
