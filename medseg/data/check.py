@@ -98,13 +98,14 @@ def check_dataset(
     """Read every training case whole and look for what ruins trainings.
 
     Errors: missing or unpaired files, files that cannot be read, a wrong number of channels, grids that
-    differ between the images and the label of a case, NaN or infinite values, images of one value only, label
-    values that are not whole numbers or not declared, the same image twice with different labels.
+    differ between the images, the label and the instance map of a case, NaN or infinite values, images of one
+    value only, label values that are not whole numbers or not declared, instance ids that are not whole
+    numbers from 0, the same image twice with different labels.
 
     Warnings: declared classes that no label holds, labels that hold background only, a channel of one value
     only, the same image twice, files that no case uses, missing test images, another number of cases than
-    declared, spacings (``SPACING_MAD_FACTOR``, ``SPACING_RATIO``) and orientations (``MAJORITY_SHARE``) that
-    stand out.
+    declared, instance maps of some cases only, spacings (``SPACING_MAD_FACTOR``, ``SPACING_RATIO``) and
+    orientations (``MAJORITY_SHARE``) that stand out.
 
     Args:
         where: As for ``load_dataset``.
@@ -158,12 +159,14 @@ def _inspect(case: Case, dataset: Dataset) -> _Facts:
     facts = _Facts(case.id)
     for path in case_files(case):
         if not path.is_file():
-            kind = "label" if path == case.label else "image"
+            kind = {case.label: "label", case.instances: "instance map"}.get(path, "image")
             facts.error("missing", f"{kind} {_shown(path, dataset)} does not exist")
     if all(image.is_file() for image in case.images):
         _inspect_images(case, dataset, facts)
     if case.label is not None and case.label.is_file():
         _inspect_label(case.label, dataset, facts)
+    if case.instances is not None and case.instances.is_file():
+        _inspect_instances(case.instances, dataset, facts)
     return facts
 
 
@@ -211,37 +214,64 @@ def _inspect_intensities(array: Array, name: str, facts: _Facts) -> None:
 
 
 def _inspect_label(path: Path, dataset: Dataset, facts: _Facts) -> None:
-    try:
-        volume = read_volume(path)
-    except MedsegError as error:
-        facts.error("unreadable", str(error))
+    array = _read_map(path, "label", dataset, facts)
+    if array is None:
         return
-    if volume.channels != 1:
-        facts.error("channels", f"label {_shown(path, dataset)} has {volume.channels} channels instead of 1")
-        return
-    difference = None if facts.grid is None else facts.grid.difference(volume.grid)
-    if difference is not None:
-        facts.error("grid", f"the label lies on another grid: {difference}")
-    present = np.unique(volume.array)
-    whole = present[np.isfinite(present) & (present == np.round(present))]
-    if len(whole) < len(present):
-        broken = present[~np.isin(present, whole)]
-        facts.error("label values", f"not whole numbers: {_listed(f'{value:g}' for value in broken)}")
+    whole, broken = _whole_values(array, "label values", facts)
     facts.label_values = frozenset(int(value) for value in whole)
     undeclared = sorted(facts.label_values - set(dataset.labels.values))
     if undeclared:
         facts.error("label values", f"not declared: {_listed(map(str, undeclared))}")
-    if facts.label_values <= {BACKGROUND} and len(whole) == len(present):
+    if facts.label_values <= {BACKGROUND} and not len(broken):
         facts.warn("empty label", "holds background only")
     digest = hashlib.sha256()
-    _add_to(digest, volume.array)
+    _add_to(digest, array)
     facts.label_digest = digest.hexdigest()
+
+
+def _inspect_instances(path: Path, dataset: Dataset, facts: _Facts) -> None:
+    array = _read_map(path, "instance map", dataset, facts)
+    if array is None:
+        return
+    whole, _ = _whole_values(array, "instances", facts)
+    if len(negative := whole[whole < 0]):
+        facts.error("instances", f"ids below 0: {_listed(f'{value:g}' for value in negative)}")
+
+
+def _read_map(path: Path, kind: str, dataset: Dataset, facts: _Facts) -> Array | None:
+    """A map of one channel; its grid is compared to the images'."""
+    try:
+        volume = read_volume(path)
+    except MedsegError as error:
+        facts.error("unreadable", str(error))
+        return None
+    if volume.channels != 1:
+        facts.error("channels", f"{kind} {_shown(path, dataset)} has {volume.channels} channels instead of 1")
+        return None
+    difference = None if facts.grid is None else facts.grid.difference(volume.grid)
+    if difference is not None:
+        facts.error("grid", f"the {kind} lies on another grid: {difference}")
+    return volume.array
+
+
+def _whole_values(array: Array, check: str, facts: _Facts) -> tuple[Array, Array]:
+    """The values that a map holds: whole numbers, and what else."""
+    present = np.unique(array)
+    whole = present[np.isfinite(present) & (present == np.round(present))]
+    broken = present[~np.isin(present, whole)]
+    if len(broken):
+        facts.error(check, f"not whole numbers: {_listed(f'{value:g}' for value in broken)}")
+    return whole, broken
 
 
 def _declarations(dataset: Dataset, facts: Sequence[_Facts]) -> Iterator[Finding]:
     found = frozenset[int]().union(*(fact.label_values for fact in facts))
     for absent in _absent(dataset.labels, found):
         yield Finding("warning", "", "label values", f"no label map holds {absent}")
+    without = [case.id for case in dataset.cases if case.instances is None]
+    if 0 < len(without) < len(dataset.cases):
+        message = f"no map of {len(without)} of {len(dataset.cases)} cases: {_listed(without)}"
+        yield Finding("warning", "", "instances", message)
     declared = dataset.declared_count
     if declared is not None and declared != len(dataset.cases):
         message = f"numTraining is {declared}, there are {len(dataset.cases)} labelled cases"
@@ -298,7 +328,7 @@ def _stray_files(dataset: Dataset) -> Iterator[Finding]:
     if not (dataset.folder / DATASET_JSON).is_file():
         return  # a datalist may pick from a folder what it likes
     used = {path for case in (*dataset.cases, *dataset.test_cases) for path in case_files(case)}
-    for name in ("imagesTr", "labelsTr"):
+    for name in ("imagesTr", "labelsTr", "instancesTr"):
         folder = dataset.folder / name
         present = folder.iterdir() if folder.is_dir() else iter(())
         volumes = (path for path in present if path.name.endswith(tuple(SUFFIXES)))

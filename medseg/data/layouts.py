@@ -3,6 +3,8 @@
 Read are the layouts of the Medical Segmentation Decathlon (a ``dataset.json`` that lists its cases), of
 nnU-Net (version 2: ``channel_names`` and ``file_ending``, cases found by their names; version 1: as the
 Decathlon, with one file a channel) and MONAI's datalists (any other ``.json`` file, as Auto3DSeg writes).
+A case may have an instance map as well: a file of its label's name in ``instancesTr`` beside ``labelsTr``, or
+what the list has under ``instances``.
 """
 
 from __future__ import annotations
@@ -58,8 +60,8 @@ class Dataset:
         """The same cases as images alone, for what must not see a label."""
         return replace(
             self,
-            cases=tuple(replace(case, label=None) for case in self.cases),
-            test_cases=tuple(replace(case, label=None) for case in self.test_cases),
+            cases=tuple(replace(case, label=None, instances=None) for case in self.cases),
+            test_cases=tuple(replace(case, label=None, instances=None) for case in self.test_cases),
             labels=LabelScheme.from_names({}),
         )
 
@@ -127,8 +129,8 @@ def split_dataset(dataset: Dataset, folds: int | None = None, seed: int = 0) -> 
 
 
 def case_files(case: Case) -> tuple[Path, ...]:
-    """All files of a case: images, then the label."""
-    return case.images if case.label is None else (*case.images, case.label)
+    """All files of a case: images, then the label, then the instance map."""
+    return (*case.images, *(path for path in (case.label, case.instances) if path is not None))
 
 
 def _find_json(where: str | os.PathLike[str]) -> Path:
@@ -175,7 +177,7 @@ def _read_decathlon(document: Document) -> Dataset:
         name=document.name(document.path.resolve().parent.name),
         folder=document.path.parent,
         source=document.path,
-        cases=listing.cases,
+        cases=tuple(_with_instances(case) for case in listing.cases),
         labels=document.labels(),
         channel_names=channel_names,
         test_cases=tuple(_with_held_back_label(case) for case in listing.test_cases),
@@ -191,6 +193,14 @@ def _with_held_back_label(case: Case) -> Case:
     if case.label is None and image.parent.name == "imagesTs" and label.is_file():
         return replace(case, label=label)
     return case
+
+
+def _with_instances(case: Case) -> Case:
+    """The case with its instance map, where ``instancesTr`` beside its ``labelsTr`` holds one."""
+    if case.instances is not None or case.label is None or case.label.parent.name != "labelsTr":
+        return case
+    path = case.label.parent.with_name("instancesTr") / case.label.name
+    return replace(case, instances=path) if path.is_file() else case
 
 
 def _read_datalist(document: Document) -> Dataset:
@@ -245,7 +255,7 @@ def _read_nnunet(document: Document) -> Dataset:
         return Case(case_id, tuple(images), label if labelled or label.is_file() else None)
 
     case_ids = image_ids | label_ids if document.labelled else image_ids
-    cases = tuple(case(case_id, "Tr", labelled=True) for case_id in sorted(case_ids))
+    cases = tuple(_with_instances(case(case_id, "Tr", labelled=True)) for case_id in sorted(case_ids))
     if not cases:
         raise document.error(f"no file in imagesTr or labelsTr ends in '{suffix}'", "check 'file_ending'")
     return Dataset(

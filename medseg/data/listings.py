@@ -121,6 +121,9 @@ class Listing:
 def read_listing(document: Document, resolve: Resolve, channels: int) -> Listing:
     """Read the lists ``training``, ``validation`` and ``test`` (or ``testing``).
 
+    An entry has the keys ``image``, ``label``, ``instances`` (an instance map) and ``fold``; ``image`` alone
+    must be there.
+
     Args:
         document: The JSON file.
         resolve: Applied to each path in it.
@@ -160,6 +163,7 @@ class _Entry:
     place: str
     images: tuple[Path, ...]
     label: Path | None
+    instances: Path | None
     fold: int | None
 
     @property
@@ -178,18 +182,21 @@ def _read_entry(document: Document, place: str, value: object, resolve: Resolve,
         raise document.wrong(place, value, "an object with 'image' and 'label'")
     if "image" not in entry:
         raise document.error(f"'{place}' has no key 'image'")
-    images, label, fold = entry["image"], entry.get("label"), entry.get("fold")
+    images, fold = entry["image"], entry.get("fold")
+    label, instances = entry.get("label"), entry.get("instances")
     images = images if isinstance(images, list) else [images]
     if not images or not all(_is_text(path) for path in images):
         raise document.wrong(f"{place}.image", entry["image"], "a path or a list of paths")
-    if label is not None and not _is_text(label):
-        raise document.wrong(f"{place}.label", label, "a path")
+    for key, path in (("label", label), ("instances", instances)):
+        if path is not None and not _is_text(path):
+            raise document.wrong(f"{place}.{key}", path, "a path")
     if fold is not None and not _is_integer(fold):
         raise document.wrong(f"{place}.fold", fold, "an integer")
     paths = tuple(resolve(path) for path in images)
     if len(paths) == 1:
         paths = _channel_files(paths[0], channels)
-    return _Entry(place, paths, None if label is None else resolve(label), fold)
+    label, instances = (None if path is None else resolve(path) for path in (label, instances))
+    return _Entry(place, paths, label, instances, fold)
 
 
 def _channel_files(image: Path, channels: int) -> tuple[Path, ...]:
@@ -208,7 +215,10 @@ def _name_cases(document: Document, entries: Sequence[_Entry]) -> list[Case]:
     for case_id, entry in zip(ids, entries, strict=True):
         if counts[case_id] > 1:
             raise document.error(f"'{entry.place}' names a case that is listed twice", "list each case once")
-    return [Case(case_id, entry.images, entry.label) for case_id, entry in zip(ids, entries, strict=True)]
+    return [
+        Case(case_id, entry.images, entry.label, entry.instances)
+        for case_id, entry in zip(ids, entries, strict=True)
+    ]
 
 
 def _sorted(cases: Sequence[Case]) -> tuple[Case, ...]:

@@ -17,17 +17,19 @@ _CHANNEL_SUFFIX = re.compile(r"(?P<id>.+)_(?P<channel>\d{4})")
 
 @dataclass(frozen=True)
 class Case:
-    """One subject's image and, where there is one, its label map.
+    """One subject's image and, where there are any, its label map and its instance map.
 
     Attributes:
         id: What results are named by; the image's name without suffix and channel number.
         images: One file that holds all channels, or one file per channel, in order.
         label: The label map.
+        instances: The instance map: a number of its own for each object, 0 where there is none.
     """
 
     id: str
     images: tuple[Path, ...]
     label: Path | None = None
+    instances: Path | None = None
 
 
 def find_cases(inputs: Sequence[Path], channels: int) -> list[Case]:
