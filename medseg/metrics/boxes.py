@@ -167,7 +167,7 @@ def boxes_of_instances(
             f"{spacing_mm} is no spacing of {axes} axes", where="spacing_mm", fix="give a size for each axis"
         )
     ids, numbers = compact_ids(instances)
-    extents = ndimage.find_objects(numbers)
+    extents = ndimage.find_objects(numbers) if len(ids) else []
     corners = [[axis.start for axis in box] + [axis.stop for axis in box] for box in extents]
     return ids, np.array(corners, dtype=np.float64).reshape(len(ids), 2 * axes) * np.tile(spacing, 2)
 
@@ -181,9 +181,9 @@ def check_boxes(boxes: npt.ArrayLike, *, where: str) -> Floats:
         InputError: Another shape, numbers that are not finite, boxes without volume.
 
     Example:
-        >>> check_boxes([[0, 0, 0, 4]], where="boxes")
+        >>> check_boxes([[0, 0, 0, 4]], where="b")
         Traceback (most recent call last):
-        medseg.errors.InputError: boxes: box 0, (0, 0, 0, 4), has no volume; give corners as lower, then upper
+        medseg.errors.InputError: b: box 0, (0, 0, 0, 4), has no finite volume; give lower, then upper corner
     """
     array = np.asarray(boxes, dtype=np.float64)
     if array.shape == (0,):
@@ -200,7 +200,9 @@ def check_boxes(boxes: npt.ArrayLike, *, where: str) -> Floats:
         first = int(np.flatnonzero(~good)[0])
         shown = ", ".join(f"{number:g}" for number in array[first])
         raise InputError(
-            f"box {first}, ({shown}), has no volume", where=where, fix="give corners as lower, then upper"
+            f"box {first}, ({shown}), has no finite volume",
+            where=where,
+            fix="give lower, then upper corner",
         )
     return array
 

@@ -54,8 +54,9 @@ def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
         >>> bounding_box(np.array([False, True, True, False]))
         (slice(1, 3, None),)
     """
-    boxes = ndimage.find_objects(mask.view(np.uint8))
-    return boxes[0] if boxes else (slice(None),) * mask.ndim
+    if not mask.any():
+        return (slice(None),) * mask.ndim
+    return ndimage.find_objects(mask.view(np.uint8))[0]
 
 
 def voxel_distances(
@@ -80,7 +81,7 @@ def voxel_distances(
         The pairs' positions in the table, shape (N, 2), and their distances in mm, shape (N,).
     """
     reach = np.minimum(np.ceil(within_mm / spacing_mm * (1 + ROUNDING)), ref_numbers.shape).astype(int)
-    extents = ndimage.find_objects(ref_numbers)
+    extents = ndimage.find_objects(ref_numbers) if len(table.ref_ids) else []
     pairs: list[tuple[int, int]] = []
     distances: list[float] = []
     for own, number in enumerate(table.ref_ids.tolist()):
