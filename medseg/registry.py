@@ -155,8 +155,34 @@ NETWORKS = Registry(
 LOSSES = Registry(
     "loss",
     {
+        "boundary": Entry(
+            "medseg.losses.modules:BoundaryLoss", "errors by their distance to the border (Kervadec 2019)"
+        ),
         "dice": Entry("medseg.losses.modules:DiceLoss", "soft Dice (Milletari 2016)"),
+        "dice_boundary": Entry("medseg.losses.modules:DiceBoundaryLoss", "soft Dice plus boundary loss"),
         "dice_ce": Entry("medseg.losses.modules:DiceCELoss", "soft Dice plus cross-entropy, in equal parts"),
+        "dice_focal": Entry("medseg.losses.modules:DiceFocalLoss", "soft Dice plus focal loss"),
+        "dice_hausdorff_dt": Entry(
+            "medseg.losses.modules:DiceHausdorffDTLoss", "soft Dice plus Hausdorff loss"
+        ),
+        "focal": Entry(
+            "medseg.losses.modules:FocalLoss", "cross-entropy that dwells on hard voxels (Lin 2017)"
+        ),
+        "generalized_dice": Entry(
+            "medseg.losses.modules:GeneralizedDiceLoss",
+            "Dice of all classes, weighted against their volumes (Sudre 2017)",
+        ),
+        "hausdorff_dt": Entry(
+            "medseg.losses.modules:HausdorffDTLoss",
+            "squared errors by their distance to both borders (Karimi 2020)",
+        ),
+        "jaccard": Entry("medseg.losses.modules:JaccardLoss", "soft intersection over union"),
+        "top_k": Entry(
+            "medseg.losses.modules:TopKLoss", "cross-entropy of the hardest voxels alone (Wu 2016)"
+        ),
+        "tversky": Entry(
+            "medseg.losses.modules:TverskyLoss", "Dice with a price for each kind of error (Salehi 2017)"
+        ),
         "weighted_cross_entropy": Entry(
             "medseg.losses.modules:WeightedCrossEntropyLoss",
             "cross-entropy with a weight for every voxel (Ronneberger 2015)",

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from medseg.losses.modules import DeepSupervisionLoss, DiceCELoss, DiceLoss, WeightedCrossEntropyLoss
+from medseg.losses.modules import (
+    BoundaryLoss,
+    DeepSupervisionLoss,
+    DiceBoundaryLoss,
+    DiceCELoss,
+    DiceFocalLoss,
+    DiceHausdorffDTLoss,
+    DiceLoss,
+    FocalLoss,
+    GeneralizedDiceLoss,
+    HausdorffDTLoss,
+    JaccardLoss,
+    SegmentationLoss,
+    TopKLoss,
+    TverskyLoss,
+    WeightedCrossEntropyLoss,
+)
 from medseg.registry import LOSSES
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "BoundaryLoss",
     "DeepSupervisionLoss",
+    "DiceBoundaryLoss",
     "DiceCELoss",
+    "DiceFocalLoss",
+    "DiceHausdorffDTLoss",
     "DiceLoss",
+    "FocalLoss",
+    "GeneralizedDiceLoss",
+    "HausdorffDTLoss",
+    "JaccardLoss",
+    "SegmentationLoss",
+    "TopKLoss",
+    "TverskyLoss",
     "WeightedCrossEntropyLoss",
     "build_loss",
     "loss_names",
