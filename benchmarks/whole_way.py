@@ -113,7 +113,7 @@ def segment(chosen: argparse.Namespace, image: Path, labels: Path) -> dict[str, 
         max_ram_bytes=parse_bytes(chosen.max_ram, "--max-ram"),
     )
     started = time.perf_counter()
-    _, plan = segment_to_file(segmenter, image, labels)
+    plan = segment_to_file(segmenter, image, labels).plan
     status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
     inference = plan.inference

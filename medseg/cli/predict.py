@@ -73,6 +73,14 @@ def command(
             show_default="the recipe's",
         ),
     ] = None,
+    postprocess: Annotated[
+        str | None,
+        typer.Option(
+            help="What is done to label maps: none; instances: objects that touch are told apart, and "
+            "written to OUT/instances; or a YAML file with the keys of a recipe's postprocess.",
+            show_default="the recipe's",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
@@ -89,11 +97,14 @@ def command(
     medseg predict --model runs/hippocampus --validation --out validation
 
     medseg predict --model runs/chest --input ct.nii.gz --out labels --max-ram 4GB --precision auto
+
+    medseg predict --model runs/nuclei --input images/ --out labels --postprocess instances
     """
     if bool(images) == validation:
         raise typer.BadParameter("give either --input or --validation", param_hint="--input")
     chosen = _fold(fold)
 
+    from medseg.runs.postprocess import load_postprocess
     from medseg.segmenters import exit_code, load_segmenter, predict_jobs, write_summary
 
     load = partial(
@@ -105,6 +116,7 @@ def command(
         mode=mode,
         overlap=overlap,
         mirror=mirror,
+        postprocess=None if postprocess is None else load_postprocess(postprocess),
         max_ram_bytes=_bytes(max_ram, "--max-ram"),
         max_vram_bytes=_bytes(max_vram, "--max-vram"),
     )
@@ -159,7 +171,7 @@ def _show(outcomes: list[CaseOutcome], as_json: bool) -> None:
                 outcome.case_id,
                 "failed" if outcome.error else "done",
                 f"{outcome.seconds:.1f}",
-                str(outcome.error or _structures(outcome.voxels)),
+                str(outcome.error or _structures(outcome)),
             ]
             for outcome in outcomes
         ]
@@ -171,5 +183,6 @@ def _show(outcomes: list[CaseOutcome], as_json: bool) -> None:
         print(f"medseg: {failed} of {len(outcomes)} cases failed", file=sys.stderr)
 
 
-def _structures(voxels: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in voxels.items()) or "background only"
+def _structures(outcome: CaseOutcome) -> str:
+    found = ", ".join(f"{name} {count}" for name, count in outcome.voxels.items()) or "background only"
+    return found if outcome.objects is None else f"{found}; objects: {outcome.objects}"

@@ -1,6 +1,6 @@
 """Methods of segmentation behind one interface."""
 
-from medseg.segmenters.cases import open_image, segment_case, segment_to_file
+from medseg.segmenters.cases import Segmented, instances_path, open_image, segment_case, segment_to_file
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.loading import load_segmenter, read_weights
 from medseg.segmenters.network import NetworkSegmenter
@@ -16,8 +16,10 @@ __all__ = [
     "EnsembleSegmenter",
     "NetworkSegmenter",
     "SegmentationPlan",
+    "Segmented",
     "Segmenter",
     "exit_code",
+    "instances_path",
     "load_segmenter",
     "open_image",
     "predict_cases",

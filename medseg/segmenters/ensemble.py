@@ -11,12 +11,15 @@ from medseg.errors import BundleError, ConfigError
 from medseg.geometry import slab_maps
 from medseg.inference import Stage
 from medseg.labels import LabelScheme
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.cases import segment_case
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
 from medseg.volume import Slices, Volume
 
 __all__ = ["EnsembleSegmenter", "MeanOfSoftmax"]
+
+_ONCE = ("process", "label map")  # what members do not take each of their own
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ class EnsembleSegmenter:
             run, or runs of different networks.
 
     Raises:
-        ConfigError: There is no member, or one is itself an ensemble, whose scores are no logits.
+        ConfigError: There is no member, one is itself an ensemble, whose scores are no logits, or members
+            differ in what is done to label maps.
         BundleError: Members differ in classes or channels.
     """
 
@@ -78,11 +82,17 @@ class EnsembleSegmenter:
         self.members = tuple(members)
         self.labels: LabelScheme = members[0].labels
         self.channel_names: tuple[str, ...] = members[0].channel_names
+        self.postprocess: PostprocessChoice = members[0].postprocess
         for member in members[1:]:
             if (member.labels, member.channel_names) != (self.labels, self.channel_names):
                 raise BundleError(
                     "the members of an ensemble differ in classes or channels",
                     fix="combine models that were trained for one and the same task",
+                )
+            if member.postprocess != self.postprocess:
+                raise ConfigError(
+                    "the members of an ensemble differ in postprocessing",
+                    fix="choose one for all by --postprocess",
                 )
 
     def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:
@@ -97,7 +107,7 @@ class EnsembleSegmenter:
         parts = dict(first.by_part)
         for plan in others:
             for name, count in plan.by_part.items():
-                parts[name] = count if name == "process" else parts.get(name, 0) + count
+                parts[name] = count if name in _ONCE else parts.get(name, 0) + count
         return replace(first, by_part=parts, others=others)
 
     def scores(self, image: Slices, plan: SegmentationPlan | None = None) -> MeanOfSoftmax:

@@ -18,9 +18,10 @@ from torch import nn
 from medseg.errors import BundleError, ConfigError, explain_os_errors
 from medseg.inference import Compute, choose_compute
 from medseg.networks import build_network
+from medseg.postprocessing import require_classes
 from medseg.registry import did_you_mean
 from medseg.runs import FoldFolder, Plan, RunFolder
-from medseg.runs.recipe import InferenceChoice
+from medseg.runs.recipe import InferenceChoice, PostprocessChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
@@ -59,6 +60,7 @@ def load_segmenter(
     mode: str | None = None,
     overlap: float | None = None,
     mirror: str | None = None,
+    postprocess: PostprocessChoice | None = None,
     max_ram_bytes: int | None = None,
     max_vram_bytes: int | None = None,
 ) -> Segmenter:
@@ -75,6 +77,7 @@ def load_segmenter(
             out.
         overlap: Of neighbouring windows, as a part of their size; the recipe's if left out.
         mirror: Axes of mirror images that are averaged, such as ``"xy"``; the recipe's if left out.
+        postprocess: What is done to label maps; the recipe's if left out.
         max_ram_bytes: Limit of the whole process; what is free, if left out.
         max_vram_bytes: Limit of what is taken of a GPU; what is free, if left out.
 
@@ -83,7 +86,8 @@ def load_segmenter(
 
     Raises:
         InputError: There is no run in this folder, or it is a pretraining's.
-        ConfigError: No such fold, checkpoint, device or precision.
+        ConfigError: No such fold, checkpoint, device or precision, or a class that ``postprocess`` names; or
+            runs differ in postprocessing.
         BundleError: The run is damaged, or has no weights yet.
     """
     if checkpoint not in _CHECKPOINTS:
@@ -94,9 +98,9 @@ def load_segmenter(
         )
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     given = {"mode": mode, "overlap": overlap, "mirror": mirror}
-    found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given)]
+    found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given, postprocess)]
     running = _Running(choose_compute(device, precision), max_ram_bytes, max_vram_bytes, len(found))
-    members = [_load_network(weights, plan, inference, running) for weights, plan, inference in found]
+    members = [_load_network(member, running) for member in found]
     return members[0] if len(members) == 1 else EnsembleSegmenter(members)
 
 
@@ -117,14 +121,38 @@ class _Running:
     members: int
 
 
+@dataclass(frozen=True)
+class _Member:
+    """One network of a run that takes part.
+
+    Attributes:
+        weights: The file.
+        plan: Of its run.
+        inference: Its way through an image.
+        postprocess: What is done to label maps.
+    """
+
+    weights: Path
+    plan: Plan
+    inference: InferenceChoice
+    postprocess: PostprocessChoice
+
+
 def _members(
-    path: str | os.PathLike[str], fold: int | Literal["all"] | None, checkpoint: str, given: dict[str, Any]
-) -> list[tuple[Path, Plan, InferenceChoice]]:
-    """Weights, plan and way of inference of each network of a run that takes part."""
+    path: str | os.PathLike[str],
+    fold: int | Literal["all"] | None,
+    checkpoint: str,
+    given: dict[str, Any],
+    postprocess: PostprocessChoice | None,
+) -> list[_Member]:
     run = RunFolder.open(path)
     run.require_segmentation()
     plan, inference = run.plan(), _inference_choice(run, given)
-    return [(folder.weights(checkpoint), plan, inference) for folder in _chosen_folds(run, fold)]
+    afterwards = run.recipe().postprocess if postprocess is None else postprocess
+    return [
+        _Member(folder.weights(checkpoint), plan, inference, afterwards)
+        for folder in _chosen_folds(run, fold)
+    ]
 
 
 def _inference_choice(run: RunFolder, given: dict[str, Any]) -> InferenceChoice:
@@ -150,28 +178,29 @@ def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[Fo
     return chosen
 
 
-def _load_network(
-    weights: Path, plan: Plan, inference: InferenceChoice, running: _Running
-) -> NetworkSegmenter:
+def _load_network(member: _Member, running: _Running) -> NetworkSegmenter:
+    plan = member.plan
+    require_classes(member.postprocess, plan.labels)
     try:
         network = build_network(plan.network.name, **plan.network.options)
     except ConfigError as error:
         raise BundleError(
             f"the plan's network cannot be built: {error.what}", where=error.where, fix=_RETRAIN
         ) from error
-    _load_weights(network, weights)
+    _load_weights(network, member.weights)
     return NetworkSegmenter(
         network,
         labels=plan.labels,
         channel_names=plan.channel_names,
         preprocessing=plan.preprocessing,
         patch_size=plan.patch_size,
-        inference=inference,
+        inference=member.inference,
+        postprocess=member.postprocess,
         compute=running.compute,
         max_ram_bytes=running.max_ram_bytes,
         max_vram_bytes=running.max_vram_bytes,
         shared_by=running.members,
-        name=str(weights),
+        name=str(member.weights),
     )
 
 

@@ -14,8 +14,9 @@ from medseg.inference import Compute, NetworkImage, Read, RestoredScores, choose
 from medseg.inference.mirroring import partner_permutation
 from medseg.inference.slabs import MemoryPlan
 from medseg.labels import LabelScheme
+from medseg.postprocessing import postprocess_memory, require_classes
 from medseg.runs import PreprocessingSpec
-from medseg.runs.recipe import InferenceChoice
+from medseg.runs.recipe import InferenceChoice, PostprocessChoice
 from medseg.segmenters.cases import segment_case
 from medseg.segmenters.passage import Passages, SegmentationPlan
 from medseg.segmenters.protocol import CaseLike
@@ -34,12 +35,16 @@ class NetworkSegmenter:
         preprocessing: What is done to an image before the network sees it.
         patch_size: Voxels that the network was trained on, along each axis of the network grid.
         inference: Streaming or windows, how these overlap and blend, and mirror images.
+        postprocess: What is done to a label map; nothing, if left out.
         windows_at_a_time: How many windows the network sees at once.
         compute: Device and precision; chosen by what there is if left out.
         max_ram_bytes: Limit of the whole process; what is free, if left out.
         max_vram_bytes: Limit of what is taken of a GPU; what is free, if left out.
         shared_by: How many segmenters share that memory at the same time, this one included.
         name: What it is called in errors, such as the file of its weights.
+
+    Raises:
+        ConfigError: ``postprocess`` names a class that is not there.
 
     Example:
         >>> from medseg.runs import Normalization
@@ -63,6 +68,7 @@ class NetworkSegmenter:
         preprocessing: PreprocessingSpec,
         patch_size: tuple[int, int, int],
         inference: InferenceChoice | None = None,
+        postprocess: PostprocessChoice | None = None,
         windows_at_a_time: int = 1,
         compute: Compute | None = None,
         max_ram_bytes: int | None = None,
@@ -73,6 +79,8 @@ class NetworkSegmenter:
         self.labels = labels
         self.channel_names = channel_names
         self.preprocessing = preprocessing
+        self.postprocess = postprocess or PostprocessChoice()
+        require_classes(self.postprocess, labels)
         self.compute = compute or choose_compute()
         self.name = name
         placed = network.to(self.compute.device).eval()
@@ -94,7 +102,8 @@ class NetworkSegmenter:
     def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:
         """How an image would be gone through, and what memory that takes; see ``Segmenter.plan``."""
         along = None if axis is None else self._network_axis(image, axis)
-        return self._passages.choose(image, self.preprocessing, along)
+        memory = postprocess_memory(image.grid.shape, self.labels.dtype, self.postprocess)
+        return self._passages.choose(image, self.preprocessing, along, memory)
 
     def scores(self, image: Slices, plan: SegmentationPlan | None = None) -> RestoredScores:
         """Class scores (logits) on the image's own grid, computed slab by slab; see ``Segmenter.scores``.

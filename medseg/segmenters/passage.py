@@ -26,6 +26,7 @@ from medseg.inference.mirroring import Mirrored, MirroredSlabs
 from medseg.inference.overlap_tile import fit_tiles
 from medseg.inference.streaming.captured import local_graph
 from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
+from medseg.postprocessing import PostprocessMemory
 from medseg.runs import PreprocessingSpec
 from medseg.runs.recipe import InferenceChoice
 from medseg.volume import Slices
@@ -41,6 +42,9 @@ _LABEL_BYTES = 32 << 20
 """Labels of a slab on their way to the file, in a few types."""
 
 
+_STREAMED = PostprocessMemory(labels=0, work=0)
+
+
 @dataclass(frozen=True)
 class SegmentationPlan:
     """What becomes of an image on its way to labels, and the memory that this takes.
@@ -51,8 +55,9 @@ class SegmentationPlan:
         network_grid: Where the network sees the image.
         inference: How the inferer goes through the image on the network grid.
         why: Why in this mode.
-        by_part: Bytes that each part holds at the fullest moment.
+        by_part: Bytes that each part holds at the fullest moment of the inference.
         others: Of an ensemble, the plans of the other members.
+        postprocessing: What the whole label map takes while it is postprocessed, when all else is gone.
     """
 
     inferer: SlabInferer
@@ -62,11 +67,13 @@ class SegmentationPlan:
     why: str
     by_part: Mapping[str, int]
     others: tuple[SegmentationPlan, ...] = ()
+    postprocessing: PostprocessMemory = _STREAMED
 
     @property
     def peak_bytes(self) -> int:
-        """Bytes in all, the process included."""
-        return sum(self.by_part.values())
+        """Bytes in all, the process included: in the inference, or in the postprocessing after it."""
+        after = self.by_part["process"] + self.postprocessing.labels + self.postprocessing.work
+        return max(sum(self.by_part.values()), after)
 
     def as_dict(self) -> dict[str, Any]:
         """For a manifest, in JSON's types."""
@@ -75,6 +82,7 @@ class SegmentationPlan:
             "network_size": list(self.network_grid.shape),
             "peak_bytes": self.peak_bytes,
             "by_part": dict(self.by_part),
+            "postprocessing_bytes": self.postprocessing.work,
             "inference": self.inference.as_dict(),
             "others": [other.as_dict() for other in self.others],
         }
@@ -121,27 +129,35 @@ class Passages:
         """Axes of the network grid along which mirror images are averaged."""
         return tuple("xyz".index(letter) for letter in self.choice.mirror)
 
-    def choose(self, image: Slices, spec: PreprocessingSpec, axis: int | None = None) -> SegmentationPlan:
+    def choose(
+        self,
+        image: Slices,
+        spec: PreprocessingSpec,
+        axis: int | None = None,
+        postprocessing: PostprocessMemory = _STREAMED,
+    ) -> SegmentationPlan:
         """The way of one image.
 
         Args:
             image: The image.
             spec: What is done to it before the network sees it.
             axis: The network grid's axis along which slabs must come; chosen if left out.
+            postprocessing: Memory of the label map, where it is held as a whole.
 
         Raises:
             ConfigError: The network does not fit the mode that was asked for.
             ResourceError: It does not fit into memory; the error names the least that would do.
         """
+        self._require_postprocessing(postprocessing)
         size = spec.network_grid(image.grid).shape
         mode, why = self._mode((1, image.channels, *size))
         try:
-            return self._within_limits(mode, why, image, spec, axis)
+            return self._within_limits(mode, why, image, spec, axis, postprocessing)
         except ResourceError as error:
             if self.choice.mode != "auto" or mode == "sliding-window":
                 raise
             why = f"in streaming {error.what}" if mode == "streaming" else error.what
-            return self._within_limits("sliding-window", why, image, spec, axis)
+            return self._within_limits("sliding-window", why, image, spec, axis, postprocessing)
 
     def _mode(self, shape: tuple[int, ...]) -> tuple[str, str]:
         if self.choice.mode != "auto":
@@ -167,28 +183,54 @@ class Passages:
             return False
         return not any(axis.trim or axis.trim_after for axis in fit.axes)
 
+    def _require_postprocessing(self, memory: PostprocessMemory) -> None:
+        """Refuse to begin what could not be ended."""
+        process = resident_bytes()
+        limit = self.max_ram_bytes or process + available_memory_bytes()
+        needed = process + memory.labels + memory.work
+        if memory != _STREAMED and needed > _PLANNED * limit:
+            raise ResourceError(
+                f"postprocessing may need {format_bytes(needed / _PLANNED)} (the whole label map "
+                f"{format_bytes(memory.labels)}, and {format_bytes(memory.work)} to work in), "
+                f"{format_bytes(limit)} may be taken",
+                fix="allow more by --max-ram, or leave it out by --postprocess none",
+            )
+
     def _within_limits(
-        self, mode: str, why: str, image: Slices, spec: PreprocessingSpec, axis: int | None
+        self,
+        mode: str,
+        why: str,
+        image: Slices,
+        spec: PreprocessingSpec,
+        axis: int | None,
+        postprocessing: PostprocessMemory,
     ) -> SegmentationPlan:
         grid = spec.network_grid(image.grid)
         margins = margins_up_to(grid.shape, self.patch_size if mode == "streaming" else grid.shape)
         shape = (1, image.channels, *margins.padded_size)
         process = resident_bytes()
         limit = self.max_ram_bytes or process + available_memory_bytes()
-        share = (int(_PLANNED * limit) - process) // self.shared_by
+        held = {"process": process}
+        if postprocessing.labels:
+            held["label map"] = postprocessing.labels
+        fixed = sum(held.values())
+        share = (int(_PLANNED * limit) - fixed) // self.shared_by
         budget = share
         for _ in range(_ATTEMPTS):
             if budget <= 0:
                 break
             inferer, plan = self._planned(mode, shape, budget, axis)
-            parts = {"process": process, **self._parts(plan, image, spec)}
-            whole = SegmentationPlan(inferer, margins, grid, plan, why, parts)
-            if whole.peak_bytes - process <= share:
-                return whole
-            budget = min(budget, plan.peak_bytes) - (whole.peak_bytes - process - share)
+            parts = self._parts(plan, image, spec)
+            excess = sum(parts.values()) - share
+            if excess <= 0:
+                by_part = {**held, **parts}
+                return SegmentationPlan(
+                    inferer, margins, grid, plan, why, by_part, postprocessing=postprocessing
+                )
+            budget = min(budget, plan.peak_bytes) - excess
         raise ResourceError(
-            f"needs more than the {format_bytes(limit)} that may be taken, {format_bytes(process)} of which "
-            "the program and the network take",
+            f"needs more than the {format_bytes(limit)} that may be taken, {format_bytes(fixed)} of which "
+            f"the program and the network{' and the label map' if postprocessing.labels else ''} take",
             fix="allow more by --max-ram, or close other programs",
         )
 

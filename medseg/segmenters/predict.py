@@ -18,7 +18,7 @@ from medseg.io import Case, split_suffix
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
 from medseg.registry import VOLUME_FORMATS
-from medseg.segmenters.cases import segment_to_file
+from medseg.segmenters.cases import instances_path, segment_to_file
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
 
@@ -37,6 +37,8 @@ class CaseOutcome:
         output: The label map that was written; ``None`` if it failed.
         voxels: Number of voxels of each structure that was found, by name, without the background.
         plan: How it was done, and what memory was planned for; ``None`` if it failed.
+        objects: How many objects were told apart, and written to ``instances/``; ``None`` where they were not
+            asked for, or it failed.
         error: Why it failed; ``None`` if it did not.
     """
 
@@ -45,6 +47,7 @@ class CaseOutcome:
     output: Path | None
     voxels: dict[str, int]
     plan: SegmentationPlan | None = None
+    objects: int | None = None
     error: MedsegError | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class CaseOutcome:
             "seconds": round(self.seconds, 3),
             "output": None if self.output is None else str(self.output),
             "voxels": self.voxels,
+            "objects": self.objects,
             "plan": None if self.plan is None else self.plan.as_dict(),
             "reason": None if self.error is None else str(self.error),
         }
@@ -91,7 +95,10 @@ def predict_jobs(
 ) -> list[CaseOutcome]:
     """As ``predict_cases``, with a segmenter for each case: validation cases have their fold's own."""
     folder = Path(out_folder)
-    outputs = output_paths([case for _, case in jobs], folder)
+    cases = [case for _, case in jobs]
+    outputs = output_paths(cases, folder)
+    if any(segmenter.postprocess.instances for segmenter, _ in jobs):
+        _refuse_overwriting([instances_path(path) for path in outputs], cases)
     created = not folder.exists()
     require_writable_folder(folder)
     tasks = list(zip(jobs, outputs, strict=True))
@@ -100,9 +107,15 @@ def predict_jobs(
         _predict(segmenter, case, output, shown)
         for (segmenter, case), output in track(tasks, "Segmenting", shown)
     ]
-    if created and not any(folder.iterdir()):
-        folder.rmdir()
+    if created:
+        _remove_if_empty(instances_path(folder / "any").parent)
+        _remove_if_empty(folder)
     return outcomes
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def output_paths(cases: Sequence[Case], folder: Path) -> list[Path]:
@@ -115,13 +128,17 @@ def output_paths(cases: Sequence[Case], folder: Path) -> list[Path]:
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise InputError("would be written by two cases", where=twice[0], fix="give cases names of their own")
+    _refuse_overwriting(paths, cases)
+    return paths
+
+
+def _refuse_overwriting(paths: Sequence[Path], cases: Sequence[Case]) -> None:
     inputs = {file.resolve() for case in cases for file in (*case.images, case.label) if file is not None}
     for path in paths:
         if path.resolve() in inputs:
             raise InputError(
                 "is an input and would be overwritten", where=path, fix="choose another folder for --out"
             )
-    return paths
 
 
 def _output_name(case: Case) -> str:
@@ -136,10 +153,11 @@ def _output_name(case: Case) -> str:
 def _predict(segmenter: Segmenter, case: Case, output: Path, progress: Progress) -> CaseOutcome:
     started = time.monotonic()
     try:
-        counts, plan = segment_to_file(segmenter, case, output, progress)
+        done = segment_to_file(segmenter, case, output, progress)
     except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
         return CaseOutcome(case.id, time.monotonic() - started, None, {}, error=_explained(error, case))
-    return CaseOutcome(case.id, time.monotonic() - started, output, _voxels(counts, segmenter.labels), plan)
+    voxels = _voxels(done.counts, segmenter.labels)
+    return CaseOutcome(case.id, time.monotonic() - started, output, voxels, done.plan, done.objects)
 
 
 def _explained(error: Exception, case: Case) -> MedsegError:

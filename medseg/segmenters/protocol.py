@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 from medseg.inference import Stage
 from medseg.io import Case
 from medseg.labels import LabelScheme
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.volume import Slices, Volume
 
@@ -29,6 +30,11 @@ class Segmenter(Protocol):
     @property
     def channel_names(self) -> tuple[str, ...]:
         """The channels that an image must have, in order."""
+        ...
+
+    @property
+    def postprocess(self) -> PostprocessChoice:
+        """What is done to a label map before it is given or written; scores know nothing of it."""
         ...
 
     def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:

@@ -8,6 +8,7 @@ from torch import nn
 from medseg.errors import ConfigError
 from medseg.losses import DeepSupervisionLoss
 from medseg.networks import build_network
+from medseg.postprocessing import require_classes
 from medseg.registry import LOSSES
 from medseg.runs import Plan, Recipe
 from medseg.runs.recipe import PretrainChoice
@@ -35,6 +36,8 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     Raises:
         ConfigError: They do not; the recipe's options are to blame, since the plan's own fit.
     """
+    if recipe.pretrain is None:
+        require_classes(recipe.postprocess, plan.labels)
     classes, where = len(plan.labels), f"network '{plan.network.name}'"
     fix = "correct network.options in the recipe"
     patch = (plan.batch_size, len(plan.channel_names), *plan.patch_size)

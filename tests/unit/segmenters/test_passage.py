@@ -171,7 +171,7 @@ def test_from_file_to_file_as_in_memory(tmp_path: Path) -> None:
     write_volume(image(), tmp_path / "image.nii.gz")
     stream = segmenter(unet())
 
-    counts, plan = segment_to_file(stream, tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
+    counts, plan, _ = segment_to_file(stream, tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz")
 
     written = read_volume(tmp_path / "labels.nii.gz")
     expected = segment_case(stream, image())
