@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import enum
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medseg.cli import console
+from medseg.cli import evaluation_tables as tables
 from medseg.cli.console import DebugOption, JsonOption, QuietOption
 
 if TYPE_CHECKING:
-    from medseg.evaluation import ScoreTable
+    from medseg.evaluation import Comparison, Evaluation, InstanceEvaluation, Pictures
+    from medseg.evaluation.comparison import EvaluateOne
 
-__all__ = ["command"]
+__all__ = ["SurfaceKind", "command"]
 
-_WORST_SHOWN = 5
-_NAMES_SHOWN = 5
+_METRICS = {"overlap", "surface"}
+
+
+class SurfaceKind(enum.StrEnum):
+    """How surfaces are measured."""
+
+    AREA = "area"
+    """Surface elements weighted by their area."""
+    VOXELS = "voxels"
+    """Centres of boundary voxels, as MONAI has it."""
 
 
 def command(
-    pred: Annotated[Path, typer.Option("--pred", help="Folder of predicted label maps, or one file.")],
+    pred: Annotated[
+        list[Path],
+        typer.Option("--pred", help="Folder of predicted label maps, or one file; give two to compare them."),
+    ],
     ref: Annotated[
         Path, typer.Option("--ref", help="Folder of references with the same names, or one file.")
     ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.csv and summary.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tables and pictures.")],
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -37,80 +51,153 @@ def command(
     require_all: Annotated[
         bool, typer.Option("--require-all", help="A reference without a prediction scores 0.")
     ] = False,
+    resample_prediction: Annotated[
+        bool,
+        typer.Option(
+            "--resample-prediction",
+            help="Accept predictions on other grids: bring them onto the reference's by nearest neighbour.",
+        ),
+    ] = False,
+    metrics: Annotated[
+        str,
+        typer.Option("--metrics", help="'overlap,surface', or 'overlap' alone where only speed matters."),
+    ] = "overlap,surface",
+    percentile: Annotated[
+        float, typer.Option("--percentile", help="Of surface distances, for the robust Hausdorff distance.")
+    ] = 95.0,
+    tolerance: Annotated[
+        float, typer.Option("--tolerance", help="In mm, for the normalised surface distance.")
+    ] = 1.0,
+    surface: Annotated[
+        SurfaceKind,
+        typer.Option(
+            "--surface", help="Surface elements by their area, or boundary voxels as MONAI has them."
+        ),
+    ] = SurfaceKind.AREA,
+    lesions: Annotated[
+        list[str] | None,
+        typer.Option("--lesions", help="Class whose lesions are counted one by one; may be repeated."),
+    ] = None,
+    instances: Annotated[
+        bool,
+        typer.Option("--instances", help="The files hold objects' numbers, not classes: score the objects."),
+    ] = False,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="Of a prediction, when two are compared; give two, in their order."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", help="Folder of images, or one, to draw overlays on.")
+    ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Draw no overlays of the worst, median and best case.")
+    ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="Cases at a time.", show_default="what the work is worth"),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
-    """Score predictions against references: Dice, IoU and volumes, per case and class.
+    """Score predictions against references: overlap, surface distances, lesions, instances.
 
-    Example: medseg evaluate --pred predictions --ref dataset/labelsTs --out scores
+    Writes metrics.csv (a row for each case and class), summary.json, and pictures of the worst, the median
+    and the best case.
+
+    Examples:
+    medseg evaluate --pred predictions --ref dataset/labelsTs --out scores --images dataset/imagesTs
+
+    medseg evaluate --pred unet --pred segnet --ref dataset/labelsTs --out comparison
     """
-    from medseg.evaluation import evaluate_folders
+    if len(pred) > 2:
+        raise typer.BadParameter("give one prediction, or two to compare", param_hint="--pred")
+    if name and len(pred) == 1:
+        raise typer.BadParameter("names are for two predictions", param_hint="--name")
+    if instances and (lesions or labels is not None):
+        raise typer.BadParameter("objects have no classes", param_hint="--instances")
+    wanted = _metrics(metrics)
 
+    from medseg.evaluation import ScoringOptions, compare_folders, evaluate_folders, evaluate_instance_folders
+
+    options = ScoringOptions(
+        surface=surface.value if "surface" in wanted else None,
+        percentile=percentile,
+        tolerance_mm=tolerance,
+        resample_prediction=resample_prediction,
+    )
+    evaluate_one: EvaluateOne
+    if instances:
+        evaluate_one = partial(evaluate_instance_folders, resample_prediction=resample_prediction)
+    else:
+        evaluate_one = partial(evaluate_folders, labels=labels, options=options, lesions=lesions or ())
+    pictures = _pictures(images, wanted=not no_pictures)
     with console.bars() as progress:
-        evaluation = evaluate_folders(
-            pred, ref, out, labels=labels, require_all=require_all, progress=progress
+        evaluate_one = partial(
+            evaluate_one, require_all=require_all, pictures=pictures, jobs=jobs, progress=progress
         )
-    summary = evaluation.summary
-    console.status(f"classes: {evaluation.labels_source}")
-    _say_alone("reference", "has no prediction and is not scored", summary["without_prediction"])
-    _say_alone("prediction", "has no reference and is not scored", summary["without_reference"])
+        if len(pred) == 1:
+            found = evaluate_one(pred[0], ref, out)
+        else:
+            comparison = compare_folders(
+                pred,
+                ref,
+                out,
+                evaluate_one=evaluate_one,
+                names=name or (),
+                resample_prediction=resample_prediction,
+            )
+    if len(pred) == 1:
+        _show(found, as_json)
+    else:
+        _show_comparison(comparison, as_json)
+    console.status(f"written: {out}")
+
+
+def _metrics(text: str) -> set[str]:
+    names = {part.strip() for part in text.split(",")}
+    if not names <= _METRICS:
+        raise typer.BadParameter(f"'{text}' is not 'overlap' or 'overlap,surface'", param_hint="--metrics")
+    return names
+
+
+def _pictures(images: Path | None, *, wanted: bool) -> Pictures | None:
+    from medseg.evaluation import Pictures
+    from medseg.evaluation.overlays import can_draw
+
+    if images is None and wanted and not can_draw():
+        console.status(
+            "no pictures: matplotlib is not installed; pip install 'medseg[report]', or give --no-pictures"
+        )
+        return None
+    return Pictures(images) if wanted else None
+
+
+def _show(found: Evaluation | InstanceEvaluation, as_json: bool) -> None:
+    from medseg.evaluation import Evaluation
+
+    summary = found.summary
+    if isinstance(found, Evaluation):
+        console.status(f"classes: {found.labels_source}")
+    tables.say_alone(summary)
+    tables.say_notes(summary)
     if as_json:
         console.print_json(summary)
-        return
-    _print_classes(summary)
-    _print_worst(evaluation.table)
-    console.status(f"written: {out / 'metrics.csv'}, {out / 'summary.json'}")
+    elif isinstance(found, Evaluation):
+        tables.print_scores(summary, found.table.options)
+        if "lesions" in summary:
+            tables.print_lesions(summary)
+    else:
+        tables.print_instances(summary)
 
 
-def _say_alone(kind: str, what: str, names: Sequence[str]) -> None:
-    if not names:
-        return
-    shown = ", ".join(names[:_NAMES_SHOWN]) + (", …" if len(names) > _NAMES_SHOWN else "")
-    if len(names) > 1:
-        kind, what = f"{kind}s", what.replace("has", "have", 1).replace(" is ", " are ")
-    console.status(f"warning: {len(names)} {kind} {what}: {shown}")
-
-
-def _print_classes(summary: dict[str, Any]) -> None:
-    columns = ["class", "Dice", "± std", "median", "min", "IoU", "ref. ml", "pred. ml", "n"]
-    failures = [
-        (f"n_{status}", status.replace("_", " "))
-        for status in ("missed", "spurious", "absent", "no_prediction")
-        if any(entry[f"n_{status}"] for entry in summary["classes"])
-    ]
-    rows = [
-        [
-            f"{entry['label']} {entry['name']}",
-            *(_ratio(entry["dice"][key]) for key in ("mean", "std", "median", "min")),
-            _ratio(entry["iou"]["mean"]),
-            _volume(entry["volume_ref_ml"]["mean"]),
-            _volume(entry["volume_pred_ml"]["mean"]),
-            str(entry["n_valid"]),
-            *(str(entry[key]) for key, _ in failures),
-        ]
-        for entry in summary["classes"]
-    ]
-    mean = summary["mean"]
-    blank = [""] * (len(failures) + 3)
-    rows.append(["mean over classes", _ratio(mean["dice"]), "", "", "", _ratio(mean["iou"]), *blank])
-    cases = "1 case" if summary["n_cases"] == 1 else f"{summary['n_cases']} cases"
-    console.print_table(f"Scores of {cases}", [*columns, *(title for _, title in failures)], rows)
-
-
-def _print_worst(table: ScoreTable) -> None:
-    if len(table.scores) <= _WORST_SHOWN:
-        return
-    rows = [
-        [score.case, f"{score.label} {score.name}", _ratio(score.dice), score.status.replace("_", " ")]
-        for score in table.worst(_WORST_SHOWN)
-    ]
-    console.print_table("Lowest scores", ["case", "class", "Dice", "status"], rows, text_columns=(0, 1, 3))
-
-
-def _ratio(number: float | None) -> str:
-    return "-" if number is None else f"{number:.3f}"
-
-
-def _volume(number: float | None) -> str:
-    return "-" if number is None else f"{number:.4g}"
+def _show_comparison(comparison: Comparison, as_json: bool) -> None:
+    summary = comparison.summary()
+    for name, found in zip(comparison.names, comparison.evaluations, strict=True):
+        console.status(f"{name}:")
+        tables.say_alone(found.summary)
+        tables.say_notes(found.summary)
+    if as_json:
+        console.print_json(summary)
+    else:
+        tables.print_comparison(summary)

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medseg.data.layouts import DATASET_JSON
 from medseg.data.listings import Document
-from medseg.errors import InputError
+from medseg.evaluation.case import read_pair
+from medseg.evaluation.grids import check_pairs
+from medseg.evaluation.lesions import lesion_classes
+from medseg.evaluation.options import ScoringOptions
+from medseg.evaluation.overlays import Pictures, draw_overlays, rank_cases
 from medseg.evaluation.pairs import Pair, Pairing, find_pairs
-from medseg.evaluation.score import ScoreTable, check_pairs, evaluate
-from medseg.evaluation.tables import summary_of, write_metrics
+from medseg.evaluation.scoring import ScoreTable, score_checked
+from medseg.evaluation.summary import summary_of
+from medseg.evaluation.tables import remove_former, write_metrics
 from medseg.files import output_folder
-from medseg.io import read_volume
 from medseg.labels import LabelScheme
 from medseg.progress import Progress
+from medseg.volume import Volume
 
-__all__ = ["Evaluation", "evaluate_folders", "labels_for"]
+__all__ = ["Evaluation", "declared_labels", "evaluate_folders"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ def evaluate_folders(
     *,
     labels: str | os.PathLike[str] | None = None,
     require_all: bool = False,
+    options: ScoringOptions | None = None,
+    lesions: Sequence[str] = (),
+    pictures: Pictures | None = None,
+    jobs: int | None = 1,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Score a folder of predictions against a folder of references and write the tables to ``out``.
@@ -55,49 +63,63 @@ def evaluate_folders(
     Args:
         pred: Folder of label maps, or one file.
         ref: Folder of label maps of the same names, or one file.
-        out: Folder for ``metrics.csv`` and ``summary.json``; if scoring fails, it is not made.
-        labels: ``dataset.json`` that declares the classes; see ``labels_for`` for the default.
+        out: Folder for ``metrics.csv``, ``summary.json`` and the like; if scoring fails, it is not made.
+        labels: ``dataset.json`` that declares the classes; see ``declared_labels`` for the default. Without
+            any, the values that the files hold are the classes, named "label 1" and so on.
         require_all: Score each reference that has no prediction as a failure, instead of naming it in the
             summary.
+        options: What is measured.
+        lesions: Names or values of classes whose lesions are counted, for ``lesions.csv``.
+        pictures: Draw the worst, the median and the best case into ``overlays/``.
+        jobs: Cases at a time; as for ``evaluate``.
         progress: Shows how far it is.
 
     Raises:
         InputError: Files are missing, damaged or hold undeclared values.
         GeometryError: The grids of a pair differ.
         ResourceError: ``out`` cannot be written.
+        ConfigError: Pictures cannot be drawn.
     """
     pairing = find_pairs(pred, ref)
     pairs = pairing.complete() if require_all else pairing.pairs
-    check_pairs(pairs)
-    with output_folder(out):
-        scheme, source = labels_for(ref, pairs, labels)
-        table = evaluate(pairs, scheme, progress=progress)
+    options = options or ScoringOptions()
+    voxels = check_pairs(pairs, resample_prediction=options.resample_prediction)
+    images = {} if pictures is None else pictures.find(pairs)
+    scheme, source = declared_labels(ref, labels)
+    options = replace(options, lesions=options.lesions + lesion_classes(lesions, scheme))
+    with output_folder(out) as folder:
+        table = score_checked(pairs, voxels, scheme, options=options, jobs=jobs, progress=progress)
         summary = summary_of(
             table,
             without_prediction=() if require_all else [pair.case for pair in pairing.without_prediction],
             without_reference=[path.name for path in pairing.without_reference],
         )
         summary |= {"predictions": str(pred), "references": str(ref), "labels": source}
-        write_metrics(table, out, summary)
+        summary["overlays"] = drawn = []
+        if pictures is not None:
+            means = table.case_means("dice")
+            worst_first = {case: means[case] for case in table.worst_cases() if not math.isnan(means[case])}
+            ranked = rank_cases(worst_first, pairs, "mean Dice")
+            drawn += draw_overlays(ranked, table.labels, _label_maps, images, folder)
+        written = write_metrics(table, folder, summary)
+        remove_former(folder, {*written, *(entry["file"] for entry in drawn)})
     return Evaluation(table, pairing, source, summary)
 
 
-def labels_for(
-    ref: str | os.PathLike[str], pairs: Sequence[Pair], labels: str | os.PathLike[str] | None = None
-) -> tuple[LabelScheme, str]:
-    """The classes to score: as declared, or else as found.
+def declared_labels(
+    ref: str | os.PathLike[str], labels: str | os.PathLike[str] | None = None
+) -> tuple[LabelScheme | None, str]:
+    """The classes that a ``dataset.json`` declares.
 
     Args:
         ref: The references' folder. Without ``labels``, a ``dataset.json`` in it or beside it counts.
-        pairs: What is to be compared. Without any ``dataset.json``, the values that their files hold are
-            the classes, named "label 1" and so on.
         labels: A ``dataset.json``, or a folder that holds one.
 
     Returns:
-        The classes, and where they come from.
+        The classes, ``None`` if none are declared; and where they come from, for people.
 
     Raises:
-        InputError: The file declares no labels, or a label map holds a value that is not a whole number.
+        InputError: The file declares no labels.
     """
     if labels is not None:
         declared = Path(labels)
@@ -107,17 +129,9 @@ def labels_for(
     for path in (folder / DATASET_JSON, folder.absolute().parent / DATASET_JSON):
         if path.is_file():
             return Document(path).labels(), str(path)
-    files = [path for pair in pairs for path in (pair.prediction, pair.reference) if path is not None]
-    values = set().union(*(_values_in(path) for path in files)) - {0}
-    if not values:
-        raise InputError("no label map holds any class", where=ref, fix="check the files, or give --labels")
-    return LabelScheme.from_names({value: f"label {value}" for value in values}), "the values found"
+    return None, "the values found"
 
 
-def _values_in(path: Path) -> set[int]:
-    present = np.unique(read_volume(path).array)
-    if not np.isfinite(present).all() or (present != np.round(present)).any() or present[0] < 0:
-        raise InputError(
-            "is no label map: it holds values that are not 0, 1, 2, …", where=path, fix="check the path"
-        )
-    return {int(value) for value in present}
+def _label_maps(pair: Pair) -> tuple[Volume, Volume]:
+    reference, prediction, _ = read_pair(pair)
+    return reference, prediction

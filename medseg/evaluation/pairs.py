@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 from medseg.errors import InputError
 from medseg.io import SUFFIXES, split_suffix
 
-__all__ = ["Pair", "Pairing", "find_pairs"]
+__all__ = ["Pair", "Pairing", "find_images", "find_pairs"]
 
 _FIRST_CHANNEL = re.compile(r"(?P<case>.+)_0000")
 
@@ -64,7 +65,7 @@ def find_pairs(pred: str | os.PathLike[str], ref: str | os.PathLike[str]) -> Pai
         InputError: A folder is missing or holds no label map, two files in it have the same name, or not
             one prediction has a reference.
     """
-    predictions, references = _label_maps(Path(pred)), _label_maps(Path(ref))
+    predictions, references = _files_by_name(Path(pred)), _files_by_name(Path(ref))
     if Path(pred).is_file() and Path(ref).is_file():
         return Pairing((Pair(next(iter(references)), Path(pred), Path(ref)),))
     paired: dict[str, Path] = {}
@@ -87,13 +88,40 @@ def find_pairs(pred: str | os.PathLike[str], ref: str | os.PathLike[str]) -> Pai
     return Pairing(tuple(pairs), tuple(missing), tuple(unmatched))
 
 
+def find_images(images: str | os.PathLike[str], cases: Sequence[str]) -> dict[str, Path]:
+    """Find the images of cases: named as the case, or as nnU-Net names its first channel.
+
+    Args:
+        images: A folder of images, or one file, which is that of an only case whatever its name.
+        cases: The cases' ids.
+
+    Returns:
+        The images that there are, by case.
+
+    Raises:
+        InputError: The folder is missing, or holds no image of any case.
+    """
+    files = _files_by_name(Path(images), "image")
+    if Path(images).is_file() and len(cases) == 1:
+        return {cases[0]: Path(images)}
+    names = {case: next((n for n in (case, f"{case}_0000") if n in files), None) for case in cases}
+    found = {case: files[name] for case, name in names.items() if name is not None}
+    if cases and not found:
+        raise InputError(
+            f"holds the image of no case (no {cases[0]}, for example)",
+            where=images,
+            fix="name each image as its reference, or with _0000 behind",
+        )
+    return found
+
+
 def _case_of(name: str, references: dict[str, Path]) -> str | None:
     match = _FIRST_CHANNEL.fullmatch(name)
     candidates = (name,) if match is None else (name, match["case"])
     return next((case for case in candidates if case in references), None)
 
 
-def _label_maps(path: Path) -> dict[str, Path]:
+def _files_by_name(path: Path, kind: str = "label map") -> dict[str, Path]:
     """Name without suffix → file, for the images of a folder (not of folders within) or one file."""
     if not path.exists():
         raise InputError("does not exist", where=path, fix="check the path")
@@ -110,7 +138,5 @@ def _label_maps(path: Path) -> dict[str, Path]:
             )
         found[name] = file
     if not found:
-        raise InputError(
-            "holds no label map", where=path, fix=f"give a folder of {', '.join(SUFFIXES)} files"
-        )
+        raise InputError(f"holds no {kind}", where=path, fix=f"give a folder of {', '.join(SUFFIXES)} files")
     return found

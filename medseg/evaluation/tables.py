@@ -1,101 +1,93 @@
-"""What an evaluation leaves behind: ``metrics.csv`` and ``summary.json``."""
+"""What an evaluation leaves behind: tables in CSV with every digit, and ``summary.json``."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
-import platform
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, fields
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from medseg import __version__
-from medseg.evaluation.score import METRICS, Score, ScoreTable, Status
+from medseg.evaluation.lesions import LesionRow
+from medseg.evaluation.overlays import OVERLAYS, RANKS
+from medseg.evaluation.score import Score
+from medseg.evaluation.scoring import ScoreTable
+from medseg.evaluation.summary import summary_of
 from medseg.files import atomic_path, write_json
-from medseg.metrics import summarize
 
-__all__ = ["summary_of", "write_metrics"]
+__all__ = [
+    "INSTANCES_CSV",
+    "LESIONS_CSV",
+    "METRICS_CSV",
+    "SUMMARY_JSON",
+    "remove_former",
+    "write_csv",
+    "write_metrics",
+]
 
-
-def summary_of(
-    table: ScoreTable,
-    *,
-    without_prediction: Sequence[str] = (),
-    without_reference: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Sum the scores up, as ``summary.json`` holds them; what has no value is ``None``.
-
-    Args:
-        table: The scores.
-        without_prediction: Cases that were not scored since they have no prediction.
-        without_reference: Predictions that were not scored since they have no reference.
-
-    Returns:
-        ``n_cases``; ``mean`` (for each metric, the mean over the classes' means); ``classes`` (for each
-        class: its metrics' mean, median, sample standard deviation and minimum; ``n_valid``, the scores
-        that these are of; and how many cases have each status); the two lists; ``versions``.
-    """
-    classes = [_summary_of_class(entry.value, entry.name, table) for entry in table.labels.foreground]
-    return {
-        "n_cases": len(table.cases()),
-        "mean": {metric: _number(summarize(_means(classes, metric)).mean) for metric in METRICS},
-        "classes": classes,
-        "without_prediction": list(without_prediction),
-        "without_reference": list(without_reference),
-        "versions": {"medseg": __version__, "numpy": np.__version__, "python": platform.python_version()},
-    }
+METRICS_CSV = "metrics.csv"
+LESIONS_CSV = "lesions.csv"
+INSTANCES_CSV = "instances.csv"
+SUMMARY_JSON = "summary.json"
 
 
 def write_metrics(
     table: ScoreTable, out: str | os.PathLike[str], summary: dict[str, Any] | None = None
-) -> None:
-    """Write ``metrics.csv`` (one row per case and class, full precision) and ``summary.json``.
+) -> tuple[str, ...]:
+    """Write ``metrics.csv`` and ``summary.json``, and ``lesions.csv`` if lesions were counted.
 
     Args:
         table: The scores. An undefined one is an empty field.
         out: The folder; made if need be. Each file is written whole or not at all.
         summary: What ``summary_of`` gave, perhaps with more; by default the summary of ``table``.
 
+    Returns:
+        The names of the files.
+
     Raises:
         ResourceError: The folder cannot be written.
     """
     folder = Path(out)
-    with atomic_path(folder / "metrics.csv") as path, path.open("w", newline="", encoding="utf-8") as handle:
+    names = [field.name for field in fields(Score)]
+    columns = [table.options.column(name) for name in names]
+    rows = ([getattr(score, name) for name in names] for score in table.scores)
+    write_csv(folder / METRICS_CSV, columns, rows)
+    written = [METRICS_CSV, SUMMARY_JSON]
+    if table.options.lesions:
+        written.append(LESIONS_CSV)
+        names = [field.name for field in fields(LesionRow)]
+        write_csv(
+            folder / LESIONS_CSV, names, ([getattr(row, name) for name in names] for row in table.lesions)
+        )
+    write_json(summary_of(table) if summary is None else summary, folder / SUMMARY_JSON)
+    return tuple(written)
+
+
+def remove_former(folder: Path, written: Collection[str]) -> None:
+    """Remove tables and pictures of a former evaluation, which would pass for the new one's.
+
+    Args:
+        folder: Of the evaluation.
+        written: What the new one has written, within ``folder``.
+    """
+    pictures = [f"{OVERLAYS}/{rank}.png" for rank in RANKS]
+    for name in (METRICS_CSV, LESIONS_CSV, INSTANCES_CSV, SUMMARY_JSON, *pictures):
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table whole or not at all: full precision, NaN as an empty field."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Score)])
-        writer.writerows([_field(value) for value in asdict(score).values()] for score in table.scores)
-    write_json(summary_of(table) if summary is None else summary, folder / "summary.json")
-
-
-def _summary_of_class(value: int, name: str, table: ScoreTable) -> dict[str, Any]:
-    scores = table.of_label(value)
-    statuses = Counter(score.status for score in scores)
-    summary: dict[str, Any] = {"label": value, "name": name}
-    for metric in METRICS:
-        numbers = summarize(getattr(score, metric) for score in scores)
-        summary[metric] = {key: _number(getattr(numbers, key)) for key in ("mean", "median", "std", "min")}
-        summary["n_valid"] = numbers.n_valid
-    summary.update({f"n_{status}": statuses[status] for status in Status})
-    for volume in ("volume_ref_ml", "volume_pred_ml"):
-        summary[volume] = {"mean": _number(summarize(getattr(score, volume) for score in scores).mean)}
-    return summary
-
-
-def _means(classes: Sequence[dict[str, Any]], metric: str) -> list[float]:
-    means = (entry[metric]["mean"] for entry in classes)
-    return [math.nan if mean is None else mean for mean in means]
-
-
-def _number(number: float) -> float | None:
-    return None if math.isnan(number) else number
+        writer.writerow(columns)
+        writer.writerows([_field(value) for value in row] for row in rows)
 
 
 def _field(value: object) -> str:
     if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
+        # repr of numpy's numbers names their type.
+        return "" if math.isnan(value) else repr(float(value))
     return str(value)

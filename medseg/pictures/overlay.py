@@ -63,7 +63,7 @@ class _Row:
 
 def overlay(
     path: str | os.PathLike[str],
-    image: Volume,
+    image: Volume | None,
     labels: LabelScheme,
     reference: Volume | None = None,
     prediction: Volume | None = None,
@@ -76,14 +76,14 @@ def overlay(
 
     Args:
         path: A ``.png`` file, written whole or not at all.
-        image: Its first channel is shown, windowed by percentiles.
+        image: Its first channel is shown, windowed by percentiles; without one, label maps lie on black.
         labels: The classes; their colours fill and outline the structures.
         reference: Label values, one channel. Its outlines are also drawn over the prediction.
         prediction: Label values, one channel.
         title: A line above the picture.
 
     Raises:
-        ConfigError: matplotlib is not installed, or ``path`` is no ``.png`` file.
+        ConfigError: matplotlib is not installed, ``path`` is no ``.png`` file, or there is nothing to draw.
         GeometryError: The volumes' grids differ.
         InputError: A label value is not declared.
         ResourceError: The file cannot be written.
@@ -91,15 +91,18 @@ def overlay(
     if Path(path).suffix.lower() != ".png":
         raise ConfigError("is no .png file", where=path, fix="give the picture a name that ends in .png")
     figure_class = _matplotlib_figure()
-    grid = image.grid.reoriented("RAS")
-    truth = _class_indices(reference, image, labels, "reference")
-    guess = _class_indices(prediction, image, labels, "prediction")
-    rows = [_Row("image")]
+    ground = image or reference or prediction
+    if ground is None:
+        raise ConfigError("there is nothing to draw", where=path, fix="give an image or a label map")
+    grid = ground.grid.reoriented("RAS")
+    truth = _class_indices(reference, ground, labels, "reference")
+    guess = _class_indices(prediction, ground, labels, "prediction")
+    rows = [] if image is None else [_Row("image")]
     if truth is not None:
         rows.append(_Row("reference", truth, truth))
     if guess is not None:
         rows.append(_Row("prediction", guess, guess if truth is None else truth))
-    pixels = first_channel(image)
+    pixels = np.zeros(grid.shape, np.uint8) if image is None else first_channel(image)
     shown = truth if truth is not None and truth.any() else guess
     slices = best_slices(np.zeros(grid.shape, np.uint8) if shown is None else shown)
     present = sorted(
@@ -120,7 +123,7 @@ def overlay(
         figure.text(*page.column_name(plane), place, color=_TEXT, fontsize=9.5, ha="center")
     if title is not None:
         figure.text(*page.title(), title, color=_TEXT, fontsize=12, weight="bold", va="top", parse_math=False)
-    figure.text(*page.footer(), _footer(image.grid, rows), color=_FAINT, fontsize=7.5)
+    figure.text(*page.footer(), _footer(ground.grid, rows), color=_FAINT, fontsize=7.5)
     _draw_legend(figure, page, labels, present)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", facecolor=_BACKGROUND)
@@ -199,11 +202,11 @@ def _matplotlib_figure() -> type[Figure]:
 
 
 def _class_indices(
-    volume: Volume | None, image: Volume, labels: LabelScheme, name: str
+    volume: Volume | None, ground: Volume, labels: LabelScheme, name: str
 ) -> npt.NDArray[Any] | None:
     if volume is None:
         return None
-    difference = image.grid.difference(volume.grid)
+    difference = ground.grid.difference(volume.grid)
     if difference is not None:
         raise GeometryError(
             f"lies on another grid than the image: {difference}",
@@ -289,6 +292,6 @@ def _footer(grid: Grid, rows: Sequence[_Row]) -> str:
     tilt = np.degrees(np.arccos(np.clip(np.abs(grid.directions).max(axis=0).min(), 0.0, 1.0)))
     if tilt > _OBLIQUE_DEGREES:
         parts.append(f"Oblique: planes follow the volume's axes, up to {tilt:.0f}° off the patient's")
-    if len(rows) == 3:
+    if any(row.fill is not row.outline for row in rows):
         parts.append("Prediction filled, reference outlined")
     return ".  ".join(parts) + "."

@@ -56,7 +56,7 @@ def test_scores_are_printed_and_written(
     assert "Scores of 4 cases" in shown.out
     assert "2 left nucleus" in shown.out
     assert "missed" in shown.out
-    assert "Lowest scores" in shown.out
+    assert "Worst cases first" in shown.out
     rows = rows_of(tmp_path / "out")
     assert len(rows) == CASES * 4
     assert [row["status"] for row in rows[:4]] == ["ok", "ok", "ok", "missed"]

@@ -1,22 +1,33 @@
-"""What is written: metrics.csv in full precision, and a summary that hides no failure."""
+"""What is written: tables in full precision, and nothing left of a former evaluation."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
+import numpy as np
 
-from medseg.evaluation import Score, ScoreTable, Status, summary_of, write_metrics
+from medseg.evaluation import Score, ScoreTable, ScoringOptions, Status, summary_of, write_metrics
+from medseg.evaluation.tables import remove_former
 from medseg.labels import LabelScheme
 
 LABELS = LabelScheme.from_names({1: "liver", 2: "spleen", 3: "nothing"})
 
 
 def row(case: str, label: int, dice: float, status: Status, ref: float = 1.0, pred: float = 1.0) -> Score:
-    return Score(case, label, LABELS.names[label], dice, dice / (2 - dice), ref, pred, status)
+    return Score(
+        case=case,
+        label=label,
+        name=LABELS.names[label],
+        dice=dice,
+        iou=dice / (2 - dice),
+        volume_ref_ml=ref,
+        volume_pred_ml=pred,
+        status=status,
+    )
 
 
 TABLE = ScoreTable(
@@ -35,24 +46,6 @@ TABLE = ScoreTable(
 )
 
 
-def test_the_summary_counts_what_has_no_score_and_averages_what_has() -> None:
-    summary = summary_of(TABLE, without_prediction=["x"], without_reference=["y.nii"])
-    liver, spleen, nothing = summary["classes"]
-    assert liver["dice"]["mean"] == pytest.approx(1.3 / 3)
-    assert (liver["dice"]["median"], liver["dice"]["min"]) == (0.1 + 0.2, 0.0)
-    assert liver["dice"]["std"] == pytest.approx(0.5131601439446884)
-    assert (liver["n_valid"], liver["n_ok"], liver["n_missed"], liver["n_absent"]) == (3, 2, 1, 0)
-    assert (liver["volume_ref_ml"]["mean"], liver["volume_pred_ml"]["mean"]) == (3.0, 1.0)
-    assert (spleen["dice"]["mean"], spleen["n_valid"]) == (0.0, 2)
-    assert (spleen["n_spurious"], spleen["n_absent"], spleen["n_no_prediction"]) == (1, 1, 1)
-    assert nothing["dice"] == {"mean": None, "median": None, "std": None, "min": None}
-    assert (nothing["n_valid"], nothing["n_absent"]) == (0, 3)
-    assert summary["mean"]["dice"] == pytest.approx((1.3 / 3 + 0.0) / 2)
-    assert summary["n_cases"] == 3
-    assert (summary["without_prediction"], summary["without_reference"]) == (["x"], ["y.nii"])
-    assert set(summary["versions"]) == {"medseg", "numpy", "python"}
-
-
 def test_the_csv_holds_every_digit_and_leaves_undefined_fields_empty(tmp_path: Path) -> None:
     write_metrics(TABLE, tmp_path / "new" / "out")
     with (tmp_path / "new" / "out" / "metrics.csv").open(newline="") as handle:
@@ -63,9 +56,19 @@ def test_the_csv_holds_every_digit_and_leaves_undefined_fields_empty(tmp_path: P
         "name",
         "dice",
         "iou",
+        "hd95_mm",
+        "assd_mm",
+        "nsd",
         "volume_ref_ml",
         "volume_pred_ml",
         "status",
+        "hd_mm",
+        "hd95_bound_mm",
+        "assd_bound_mm",
+        "sensitivity",
+        "precision",
+        "specificity",
+        "volume_difference_ml",
     ]
     assert len(rows) == 9
     assert float(rows[3]["dice"]) == 0.1 + 0.2
@@ -79,8 +82,45 @@ def test_the_csv_holds_every_digit_and_leaves_undefined_fields_empty(tmp_path: P
 
 def test_names_with_commas_survive(tmp_path: Path) -> None:
     labels = LabelScheme.from_names({1: 'kidney, "left"'})
-    score = Score("a,b", 1, labels.names[1], 1.0, 1.0, 1.0, 1.0, Status.OK)
+    score = replace(row("a,b", 1, 1.0, Status.OK), name=labels.names[1])
     write_metrics(ScoreTable((score,), labels), tmp_path)
     with (tmp_path / "metrics.csv").open(newline="") as handle:
         (read,) = csv.DictReader(handle)
     assert (read["case"], read["name"]) == ("a,b", 'kidney, "left"')
+
+
+def test_numbers_of_numpy_are_written_as_plain_numbers(tmp_path: Path) -> None:
+    odd = replace(
+        row("a", 1, 0.5, Status.OK), dice=np.float64(0.1) + np.float64(0.2), hd95_mm=np.float32(0.5)
+    )
+    write_metrics(ScoreTable((odd,), LABELS), tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as handle:
+        (read,) = csv.DictReader(handle)
+    assert (read["dice"], read["hd95_mm"]) == ("0.30000000000000004", "0.5")
+
+
+def test_another_percentile_is_not_called_95(tmp_path: Path) -> None:
+    options = ScoringOptions(percentile=99.5)
+    write_metrics(ScoreTable(TABLE.scores, LABELS, options), tmp_path)
+    header = (tmp_path / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert header[5] == "hd99.5_mm"
+    assert "hd99.5_bound_mm" in header
+    assert not any("95_" in column.replace("99.5_", "") for column in header)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert "hd99.5_bound_mm" in summary["classes"][0]
+    assert summary["options"]["percentile"] == 99.5
+
+
+def test_what_a_former_evaluation_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (
+        "metrics.csv",
+        "lesions.csv",
+        "overlays/best.png",
+        "overlays/worst.png",
+        "overlays/mine.png",
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    remove_former(tmp_path, {"metrics.csv", "overlays/worst.png"})
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    assert left == ["metrics.csv", "overlays/mine.png", "overlays/worst.png"]
