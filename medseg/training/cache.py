@@ -27,8 +27,10 @@ from medseg.files import read_json, sha256_of, write_json
 from medseg.io import Case
 from medseg.progress import Progress, track
 from medseg.runs import Plan
-from medseg.training.fingerprint import read_case, read_labelled_case
+from medseg.training.border_weights import BorderWeights
+from medseg.training.fingerprint import read_case, read_instance_map, read_labelled_case
 from medseg.transforms import preprocess
+from medseg.volume import Volume
 
 __all__ = ["CachedCase", "prepare_cases"]
 
@@ -75,8 +77,13 @@ class CachedCase:
         return self._array("foreground")
 
     @cached_property
+    def weight(self) -> npt.NDArray[np.float32]:
+        """Weights of the voxels (X, Y, Z) on the network grid, where the recipe asks for border weights."""
+        return self._array("weight")
+
+    @cached_property
     def input_hashes(self) -> dict[str, str]:
-        """SHA-256 of each file that the case was made from: ``image_0``, …, and ``label`` if there is one."""
+        """SHA-256 of each file that the case was made from: ``image_0``, …, ``label``, ``instances``."""
         hashes: dict[str, str] = read_json(self.folder / _DESCRIPTION)["inputs"]
         return hashes
 
@@ -86,7 +93,13 @@ class CachedCase:
         return array
 
 
-def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Progress) -> list[CachedCase]:
+def prepare_cases(
+    cases: Sequence[Case],
+    plan: Plan,
+    folder: Path,
+    progress: Progress,
+    weights: BorderWeights | None = None,
+) -> list[CachedCase]:
     """Preprocess the cases that ``folder`` does not hold yet, several at a time.
 
     Args:
@@ -94,28 +107,31 @@ def prepare_cases(cases: Sequence[Case], plan: Plan, folder: Path, progress: Pro
         plan: Labels and preprocessing.
         folder: The cache.
         progress: Shows how far it has come.
+        weights: How voxels are weighted, if they are.
 
     Returns:
         The cases, in the order given.
     """
     workers = min(_WORKERS, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        prepared = pool.map(lambda case: _prepare(case, plan, folder), cases)
+        prepared = pool.map(lambda case: _prepare(case, plan, folder, weights), cases)
         return list(track(prepared, "Preprocessing", progress, total=len(cases)))
 
 
-def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
+def _prepare(case: Case, plan: Plan, folder: Path, weights: BorderWeights | None) -> CachedCase:
     inputs = {f"image_{channel}": sha256_of(path) for channel, path in enumerate(case.images)}
     if case.label is not None:
         inputs["label"] = sha256_of(case.label)
-    key = hashlib.sha256(
-        f"{_VERSION}|{plan.preprocessing.model_dump_json()}|{plan.labels.values}|{sorted(inputs.items())}".encode()
-    ).hexdigest()
+    if weights is not None and weights.of_dataset and case.instances is not None:
+        inputs["instances"] = sha256_of(case.instances)
+    made_from = (_VERSION, plan.preprocessing.model_dump_json(), plan.labels.values, sorted(inputs.items()))
+    parts = made_from if weights is None else (*made_from, weights)
+    key = hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()
     target = folder / f"{case.id}.{key[:_KEY_LETTERS]}"
     cached = CachedCase(case.id, target)
     if cached.complete:
         return cached
-    arrays = _network_arrays(case, plan, seed=key)
+    arrays = _network_arrays(case, plan, weights, seed=key)
     temporary = folder / f".{case.id}.{secrets.token_hex(4)}.part"
     with explain_os_errors(target):
         temporary.mkdir(parents=True)
@@ -134,7 +150,9 @@ def _prepare(case: Case, plan: Plan, folder: Path) -> CachedCase:
     return cached
 
 
-def _network_arrays(case: Case, plan: Plan, seed: str) -> dict[str, npt.NDArray[Any]]:
+def _network_arrays(
+    case: Case, plan: Plan, weights: BorderWeights | None, seed: str
+) -> dict[str, npt.NDArray[Any]]:
     channels = plan.preprocessing.channels
     if case.label is None:
         if plan.labels.foreground:  # refused with words by read_labelled_case, whose callers come first
@@ -142,13 +160,21 @@ def _network_arrays(case: Case, plan: Plan, seed: str) -> dict[str, npt.NDArray[
         alone = preprocess(read_case(case, channels), plan.preprocessing)
         return {"image": alone.array.astype(np.float32, copy=False)}
     image, label = read_labelled_case(case, plan.labels, channels)
-    network_image, network_label = preprocess(image, plan.preprocessing, label)
-    classes = network_label.array[0].astype(label.array.dtype)
-    return {
+    maps = [label.array]
+    if weights is not None and weights.of_dataset:
+        maps.append(read_instance_map(case, image.grid).array)
+    stacked = Volume(np.concatenate(maps), image.grid)
+    network_image, network_maps = preprocess(image, plan.preprocessing, stacked)
+    classes = network_maps.array[0].astype(label.array.dtype)
+    arrays = {
         "image": network_image.array.astype(np.float32, copy=False),
         "label": classes,
         "foreground": _foreground(classes, len(plan.labels), seed),
     }
+    if weights is not None:
+        instances = network_maps.array[1] if weights.of_dataset else None
+        arrays["weight"] = weights.map_of(classes, instances, network_image.grid.spacing_mm)
+    return arrays
 
 
 def _save(array: npt.NDArray[Any], path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,14 @@ from medseg.progress import Progress, SilentProgress, track
 from medseg.runs import Fingerprint
 from medseg.volume import Volume
 
-__all__ = ["BODY_ABOVE_HU", "fingerprint", "is_ct", "read_case", "read_labelled_case"]
+__all__ = [
+    "BODY_ABOVE_HU",
+    "fingerprint",
+    "is_ct",
+    "read_case",
+    "read_instance_map",
+    "read_labelled_case",
+]
 
 BODY_ABOVE_HU = -500.0
 """Between air, also that in lungs, and the least dense tissue."""
@@ -70,21 +78,62 @@ def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[
     if case.label is None:
         raise InputError("has no label", where=case.images[0], fix="add its label, or leave the case out")
     image = read_case(case, channels)
-    label = read_volume(case.label)
-    if label.channels != 1:
+    label = _read_map(case.label, "a label map", image.grid, case.images[0])
+    return image, Volume(labels.to_indices(label.array, where=str(case.label)), image.grid)
+
+
+def read_instance_map(case: Case, grid: Grid) -> Volume:
+    """Read a training case's instance map.
+
+    Args:
+        case: The case.
+        grid: That of its image.
+
+    Returns:
+        Instance ids (1, X, Y, Z), int32, 0 where there is no instance.
+
+    Raises:
+        InputError: No instance map, several channels, or values that are no whole numbers from 0 to 2^31 - 1.
+        GeometryError: It lies on another grid than the image.
+    """
+    if case.instances is None:
+        raise _no_instances(case, "")
+    instances = _read_map(case.instances, "an instance map", grid, case.images[0])
+    with np.errstate(invalid="ignore"):
+        ids = instances.array.astype(np.int32)
+    if not np.array_equal(ids, instances.array) or ids.min(initial=0) < 0:
         raise InputError(
-            f"has {label.channels} channels, a label map has one",
-            where=case.label,
-            fix="merge the structures into one label map",
+            f"holds ids that are no whole numbers from 0 to {np.iinfo(np.int32).max}",
+            where=case.instances,
+            fix="number the instances from 1",
         )
-    difference = image.grid.difference(label.grid)
+    return Volume(ids, grid)
+
+
+def _no_instances(case: Case, others: str) -> InputError:
+    return InputError(
+        f"has no instance map{others}, and loss.border_weights asks for one",
+        where=case.label,
+        fix="put it into instancesTr, named as its label, or use 'instances: components'",
+    )
+
+
+def _read_map(path: Path, kind: str, grid: Grid, image: Path) -> Volume:
+    volume = read_volume(path)
+    if volume.channels != 1:
+        raise InputError(
+            f"has {volume.channels} channels, {kind} has one",
+            where=path,
+            fix="merge the structures into one map",
+        )
+    difference = grid.difference(volume.grid)
     if difference is not None:
         raise GeometryError(
-            f"is not on the grid of {case.images[0].name}: {difference}",
-            where=case.label,
-            fix="resample the label onto its image",
+            f"is not on the grid of {image.name}: {difference}",
+            where=path,
+            fix="resample it onto its image",
         )
-    return image, Volume(labels.to_indices(label.array, where=str(case.label)), image.grid)
+    return volume
 
 
 @dataclass(frozen=True)
@@ -94,10 +143,14 @@ class _CaseFacts:
     samples: npt.NDArray[np.float32]  # (C, n) intensities within labelled structures, or within the body
 
 
-def _facts(case: Case, number: int, dataset: Dataset, axcodes: str, labelled: bool) -> _CaseFacts:
+def _facts(
+    case: Case, number: int, dataset: Dataset, axcodes: str, labelled: bool, instances: bool
+) -> _CaseFacts:
     channels = len(dataset.channel_names)
     if labelled:
         image, label = read_labelled_case(case, dataset.labels, channels)
+        if instances:
+            read_instance_map(case, image.grid)
         inside = label.array[0] > 0
         counts = np.bincount(label.array.ravel(), minlength=len(dataset.labels))
     else:
@@ -123,7 +176,12 @@ def _samples(image: Volume, inside: npt.NDArray[np.bool_], number: int) -> npt.N
 
 
 def fingerprint(
-    dataset: Dataset, axcodes: str = "RAS", progress: Progress | None = None, *, labelled: bool = True
+    dataset: Dataset,
+    axcodes: str = "RAS",
+    progress: Progress | None = None,
+    *,
+    labelled: bool = True,
+    instances: bool = False,
 ) -> Fingerprint:
     """Read all training cases and sum up what a plan needs.
 
@@ -133,19 +191,23 @@ def fingerprint(
         progress: Shows how far the reading has come.
         labelled: Whether cases need labels. If not, no label is read, and intensities are those of the body:
             of voxels above ``BODY_ABOVE_HU`` where a channel is CT, else of all.
+        instances: Whether labelled cases need instance maps, too.
 
     Returns:
         The fingerprint; it depends on the cases alone, not on their layout or the machine.
 
     Raises:
-        InputError: No case, a case that cannot be trained on (see ``read_labelled_case``), or no labelled
-            voxel in any case (without labels: none of the body).
-        GeometryError: A label on another grid than its image.
+        InputError: No case, a case that cannot be trained on (see ``read_labelled_case`` and
+            ``read_instance_map``), or no labelled voxel in any case (without labels: none of the body).
+        GeometryError: A label or an instance map on another grid than its image.
     """
     if not dataset.cases:
         raise InputError("holds no training case", where=dataset.folder, fix="check dataset.json")
+    without = [case for case in dataset.cases if case.instances is None]
+    if labelled and instances and without:
+        raise _no_instances(without[0], f" (nor have {len(without) - 1} others)" if without[1:] else "")
     facts = [
-        _facts(case, number, dataset, axcodes, labelled)
+        _facts(case, number, dataset, axcodes, labelled, instances)
         for number, case in enumerate(track(dataset.cases, "Reading cases", progress or SilentProgress()))
     ]
     class_voxels = np.sum([fact.class_voxels for fact in facts], axis=0)

@@ -150,7 +150,7 @@ class SegmentationModule(TrainingModule):
     Args:
         network: From (B, C, X, Y, Z) to class scores (B, K, X, Y, Z).
         loss: Called with scores (a list of them, if the network has several levels of them) and class
-            indices (B, 1, X, Y, Z).
+            indices (B, 1, X, Y, Z); with ``weight_map`` (B, 1, X, Y, Z) too, if patches have weights.
         plan: Window size and labels.
         recipe: Optimiser and overlap.
         budget: The learning rate follows it.
@@ -196,7 +196,8 @@ class SegmentationModule(TrainingModule):
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         # Networks with heads on coarser levels give those to the loss as well.
         scores_of = getattr(self.network, "forward_deep", self.network)
-        loss: torch.Tensor = self.loss(scores_of(image), batch["label"])
+        weights = {"weight_map": batch["weight"]} if "weight" in batch else {}
+        loss: torch.Tensor = self.loss(scores_of(image), batch["label"], **weights)
         return loss
 
     def on_validation_epoch_start(self) -> None:

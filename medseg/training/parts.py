@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import nn
 
@@ -12,6 +14,7 @@ from medseg.postprocessing import require_classes
 from medseg.registry import LOSSES
 from medseg.runs import Plan, Recipe
 from medseg.runs.recipe import PretrainChoice
+from medseg.training.border_weights import border_weights_of
 from medseg.training.pretraining import build_autoencoder
 
 __all__ = ["build_loss", "require_fitting_parts"]
@@ -30,8 +33,9 @@ def build_loss(recipe: Recipe) -> nn.Module:
 def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     """Prove that the network gives a score for each class and voxel of a patch, and the loss one number.
 
-    In a pretraining, the autoencoder around its encoder must give patches back instead. Networks are run on
-    torch's ``meta`` device: shapes alone, so it takes no memory and hardly any time.
+    Where the recipe asks for border weights, the loss must take them. In a pretraining, the autoencoder
+    around the network's encoder must give patches back instead. Networks are run on torch's ``meta`` device:
+    shapes alone, so it takes no memory and hardly any time.
 
     Raises:
         ConfigError: They do not; the recipe's options are to blame, since the plan's own fit.
@@ -54,13 +58,28 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
         _require_fitting_autoencoder(plan, recipe.pretrain)
         return
     where, fix = f"loss '{recipe.loss.name}'", "correct loss.options in the recipe"
+    weights = {}
+    if border_weights_of(recipe, plan) is not None:
+        _require_weight_map(recipe)
+        weights = {"weight_map": torch.ones(1, 1, 2, 2, 2)}
     try:
-        loss = build_loss(recipe)(torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long())
+        scores, target = torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long()
+        loss = build_loss(recipe)(scores, target, **weights)
     except (RuntimeError, TypeError, ValueError) as error:
         what, _, cure = str(error).partition("; ")
         raise ConfigError(what, where=where, fix=cure or fix) from error
     if loss.ndim != 0:
         raise ConfigError(f"gives {loss.numel()} numbers, not one", where=where, fix=fix)
+
+
+def _require_weight_map(recipe: Recipe) -> None:
+    kind = LOSSES.resolve(recipe.loss.name)
+    if "weight_map" not in inspect.signature(getattr(kind, "forward", kind)).parameters:
+        raise ConfigError(
+            "takes no weight for each voxel, and loss.border_weights gives some",
+            where=f"loss '{recipe.loss.name}'",
+            fix="choose another, such as 'weighted_cross_entropy', or leave border_weights out",
+        )
 
 
 def _require_fitting_autoencoder(plan: Plan, choice: PretrainChoice) -> None:

@@ -16,6 +16,7 @@ from monai.data import get_track_meta, set_track_meta
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medseg.runs import Plan, Recipe
+from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase
 from medseg.transforms import augmentation_margin, augmentation_transforms
 
@@ -30,10 +31,12 @@ class Patch(TypedDict):
     Attributes:
         image: float32 (C, X, Y, Z).
         label: int64 class indices (1, X, Y, Z), of a labelled case.
+        weight: float32 weights of the voxels (1, X, Y, Z), where the recipe asks for border weights.
     """
 
     image: torch.Tensor
     label: NotRequired[torch.Tensor]
+    weight: NotRequired[torch.Tensor]
 
 
 def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
@@ -44,9 +47,10 @@ class PatchDataset(Dataset[Patch]):
     """Patches by number, without end.
 
     Args:
-        cases: The training cases, with labels, or all of them without.
+        cases: The training cases, with labels, or all of them without; with weights, if the recipe asks for
+            border weights.
         plan: Patch size and labels.
-        recipe: Augmentation and the part of patches centred on foreground.
+        recipe: Augmentation, border weights and the part of patches centred on foreground.
         seed: Another seed gives other patches.
     """
 
@@ -57,6 +61,8 @@ class PatchDataset(Dataset[Patch]):
         self._margin = augmentation_margin(recipe.augmentation, plan.patch_size, spacing_mm)
         self._foreground_fraction = recipe.training.foreground_fraction
         self._seed = seed
+        weights = border_weights_of(recipe, plan)
+        self._weight_beyond = None if weights is None else weights.background
         self._augment = None
         if recipe.augmentation is not None:
             self._augment = augmentation_transforms(
@@ -66,6 +72,7 @@ class PatchDataset(Dataset[Patch]):
                 labels=plan.labels,
                 spacing_mm=spacing_mm,
                 label_key="label" if self._cases[0].labelled else None,
+                weight_key=None if weights is None else "weight",
             )
         self._drawn_epoch, self._order = 0, self._draw_order(0)
 
@@ -81,6 +88,10 @@ class PatchDataset(Dataset[Patch]):
         if case.labelled:
             label = _read_box(case.label[None], start, self._patch, self._margin)
             sample["label"] = torch.from_numpy(label).float()
+        if self._weight_beyond is not None:
+            weight = _read_box(case.weight[None], start, self._patch, self._margin, self._weight_beyond)
+            # Augmentation fills what it turns in with zeros, which here shall be the weight beyond the image.
+            sample["weight"] = torch.from_numpy(weight) - self._weight_beyond
         if self._augment is not None:
             tracked = get_track_meta()
             set_track_meta(False)  # patches have left their grid; following it costs more than the transforms
@@ -92,6 +103,8 @@ class PatchDataset(Dataset[Patch]):
         patch: Patch = {"image": sample["image"].contiguous()}
         if "label" in sample:
             patch["label"] = sample["label"].long()
+        if self._weight_beyond is not None:
+            patch["weight"] = sample["weight"] + self._weight_beyond
         return patch
 
     def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
@@ -114,11 +127,15 @@ class PatchDataset(Dataset[Patch]):
 
 
 def _read_box(
-    array: npt.NDArray[Any], start: Sequence[int], size: Sequence[int], margin: Sequence[int]
+    array: npt.NDArray[Any],
+    start: Sequence[int],
+    size: Sequence[int],
+    margin: Sequence[int],
+    beyond: float = 0.0,
 ) -> npt.NDArray[Any]:
-    """The box of ``size`` at ``start``, grown by ``margin``; zero beyond the array's last three axes."""
+    """The box of ``size`` at ``start``, grown by ``margin``; ``beyond`` fills what lies outside the array."""
     grown = [length + 2 * edge for length, edge in zip(size, margin, strict=True)]
-    box = np.zeros((array.shape[0], *grown), dtype=array.dtype)
+    box = np.full((array.shape[0], *grown), beyond, dtype=array.dtype)
     source, target = [slice(None)], [slice(None)]
     for begin, edge, length, available in zip(start, margin, grown, array.shape[1:], strict=True):
         first = begin - edge

@@ -12,6 +12,7 @@ from medseg.errors import ConfigError
 from medseg.progress import Progress
 from medseg.runs import Fingerprint, Normalization, Plan, PreprocessingSpec, Recipe
 from medseg.training.architecture import Topology, Triple, plan_network, plan_topology, round_up
+from medseg.training.border_weights import border_weight_choice, require_known_classes
 from medseg.training.fingerprint import BODY_ABOVE_HU, fingerprint, is_ct
 from medseg.training.handover import EncoderSource
 
@@ -32,12 +33,16 @@ def plan_from_dataset(dataset: Dataset, recipe: Recipe, progress: Progress | Non
 
     Raises:
         InputError: There is no such run, or a case cannot be trained on.
-        ConfigError: The recipe contradicts the run, or its patch size does not suit the network.
+        ConfigError: The recipe contradicts the run, its patch size does not suit the network, or it weighs a
+            class that there is not.
     """
     source = EncoderSource.of(recipe)
     if recipe.pretrain is not None:
         dataset = dataset.without_labels()
-    facts = fingerprint(dataset, AXCODES, progress, labelled=recipe.pretrain is None)
+    require_known_classes(recipe, dataset.labels)
+    choice = border_weight_choice(recipe)
+    instances = choice is not None and choice.instances == "dataset"
+    facts = fingerprint(dataset, AXCODES, progress, labelled=recipe.pretrain is None, instances=instances)
     return plan_from_fingerprint(dataset, facts, recipe, source)
 
 

@@ -28,6 +28,7 @@ from medseg.inference import Compute, choose_compute
 from medseg.networks import build_network
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
+from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
@@ -135,7 +136,7 @@ def train(
         _begin(run, recipe, plan, split, facts)
     try:
         _record_starts(run, starts)
-        cases = _prepared(run, dataset, plan, progress) if unfinished else {}
+        cases = _prepared(run, dataset, plan, recipe, progress) if unfinished else {}
     except Exception:  # but who interrupts it can go on with what is done
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
@@ -210,9 +211,13 @@ def _record_starts(run: RunFolder, starts: dict[int, Path]) -> None:
     write_json(manifest, run.manifest_path)
 
 
-def _prepared(run: RunFolder, dataset: Dataset, plan: Plan, progress: Progress) -> dict[str, CachedCase]:
+def _prepared(
+    run: RunFolder, dataset: Dataset, plan: Plan, recipe: Recipe, progress: Progress
+) -> dict[str, CachedCase]:
     """The preprocessed cases by id, whose files are proven to be those that the run was started with."""
-    cases = {case.id: case for case in prepare_cases(dataset.cases, plan, run.cache, progress)}
+    weights = border_weights_of(recipe, plan)
+    prepared = prepare_cases(dataset.cases, plan, run.cache, progress, weights)
+    cases = {case.id: case for case in prepared}
     manifest = run.manifest()
     hashes = {name: case.input_hashes for name, case in sorted(cases.items())}
     before = manifest.setdefault("inputs_sha256", hashes)

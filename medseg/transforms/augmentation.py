@@ -87,6 +87,7 @@ def augmentation_transforms(
     spacing_mm: Sequence[float] | None = None,
     image_key: str = "image",
     label_key: str | None = "label",
+    weight_key: str | None = None,
 ) -> Compose:
     """Augmentation of a patch that was read with ``augmentation_margin`` around it.
 
@@ -101,29 +102,32 @@ def augmentation_transforms(
             turned within them alone.
         image_key: Key of the image (C, X, Y, Z).
         label_key: Key of the class indices (1, X, Y, Z); ``None`` where there is no label.
+        weight_key: Key of weights (1, X, Y, Z) that are moved along, and become 0 where nothing was read;
+            ``None`` where there are none.
 
     Returns:
         A transform of dictionaries.
     """
     image = [image_key]
-    both = image if label_key is None else [image_key, label_key]
+    modes = {image_key: "bilinear", label_key: "nearest", weight_key: "bilinear"}
+    moved = [key for key in modes if key is not None]
     angle = math.radians(choice.rotation_degrees)
     planes = ((1, 2), (0, 2), (0, 1))  # of a turn about each axis
     angles = tuple(angle if _turns(*plane, spacing_mm) else 0.0 for plane in planes)
     low, high = choice.gamma_range
     transforms: list[Transform] = [
         RandAffined(
-            both,
+            moved,
             prob=choice.spatial_probability,
             spatial_size=tuple(patch_size),
             rotate_range=angles,
             scale_range=(choice.scale, choice.scale, choice.scale),
-            mode=("bilinear", "nearest")[: len(both)],
+            mode=[modes[key] for key in moved],
             padding_mode="zeros",
         )
     ]
     transforms += [
-        RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in mirror_axes(choice, axcodes, labels)
+        RandFlipd(moved, prob=0.5, spatial_axis=axis) for axis in mirror_axes(choice, axcodes, labels)
     ]
     transforms += [
         RandGaussianNoised(

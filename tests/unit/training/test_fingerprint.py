@@ -92,7 +92,7 @@ def test_a_label_on_another_grid_is_refused(make_dataset: MakeDataset) -> None:
         fingerprint(dataset)
     assert str(caught.value) == (
         f"{dataset.cases[0].label}: is not on the grid of case_0.nii: orientation LAS instead of RAS; "
-        "resample the label onto its image"
+        "resample it onto its image"
     )
 
 
