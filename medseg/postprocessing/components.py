@@ -36,7 +36,7 @@ Connectivity: TypeAlias = Literal["faces", "edges", "corners"]
 _SHARED = {"faces": 1, "edges": 2, "corners": 3}
 _CUBIC_MM_PER_ML = 1000.0
 _ROUNDING = 1e-9
-_COUNTED_AT_A_TIME = 1 << 20
+_COUNTED_AT_A_TIME = 1 << 18
 
 
 def connected_components(
@@ -63,9 +63,7 @@ def connected_components(
         ([[1, 1, 0, 2]], 2)
     """
     require_mask(mask)
-    if connectivity not in _SHARED:
-        raise ConfigError(f"unknown connectivity '{connectivity}'", fix="use faces, edges or corners")
-    neighbours = ndimage.generate_binary_structure(mask.ndim, min(_SHARED[connectivity], mask.ndim))
+    neighbours = ndimage.generate_binary_structure(mask.ndim, _shared(connectivity, mask.ndim))
     numbers = np.empty(mask.shape, np.int32)
     count = int(ndimage.label(mask, neighbours, output=numbers))
     return numbers, count
@@ -157,6 +155,8 @@ def keep_components(
         connectivity: Which neighbours belong together.
         wanted: From the components' sizes in voxels to which of them stay.
     """
+    require_mask(mask)
+    _shared(connectivity, mask.ndim)
     kept = np.zeros_like(mask)
     box = bounding_box(mask)
     if box is not None:
@@ -201,6 +201,17 @@ def voxels_at_least(smallest_volume_ml: float, spacing_mm: Sequence[float]) -> i
     """
     voxels = smallest_volume_ml * _CUBIC_MM_PER_ML / math.prod(spacing_mm)
     return math.ceil(voxels * (1.0 - _ROUNDING))
+
+
+def _shared(connectivity: str, axes: int) -> int:
+    """Along how many axes neighbours may differ.
+
+    Raises:
+        ConfigError: The connectivity is unknown.
+    """
+    if connectivity not in _SHARED:
+        raise ConfigError(f"unknown connectivity '{connectivity}'", fix="use faces, edges or corners")
+    return min(_SHARED[connectivity], axes)
 
 
 def require_mask(mask: npt.NDArray[np.bool_]) -> None:

@@ -29,6 +29,7 @@ IntArray = npt.NDArray[np.int32]
 _SMOOTHING_SPACINGS = 1.0
 _NECK_DEPTH_SPACINGS = 0.5
 _REACH_DEVIATIONS = 3.0
+_FEWEST_TO_DIVIDE = 3
 _FEW_VOXELS = 1 << 17
 """Up to here SciPy's distances come sooner: ITK's take 2 ms to begin. Beyond, they take too much memory."""
 
@@ -147,8 +148,7 @@ def _by_thickness(
     component: BoolArray, spacing_mm: Sequence[float], smoothing_mm: float, neck_depth_mm: float
 ) -> tuple[IntArray, int]:
     """Objects of one component, numbered from 1, and how many there are."""
-    largest_mm = max(length * size for length, size in zip(spacing_mm, component.shape, strict=True))
-    if component.all() or largest_mm <= neck_depth_mm:
+    if component.all() or np.count_nonzero(component) < _FEWEST_TO_DIVIDE:
         return component.astype(np.int32), 1
     field = distance_to_outside_mm(component, spacing_mm)
     deviations = [smoothing_mm / length for length in spacing_mm]

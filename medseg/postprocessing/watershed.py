@@ -26,6 +26,8 @@ __all__ = ["Passes", "ascend", "assign", "dominant_peaks", "find_passes"]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 _READ_AT_A_TIME = 1 << 16
+_SLAB_VOXELS = 1 << 20
+_PAIR = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,16 @@ def find_passes(field: FloatArray, basins: IntArray) -> Passes:
         >>> list(find_passes(field, np.array([[1, 1, 2, 2]], np.int32)))
         [(1, 2, 1.0)]
     """
-    count = int(basins.max(initial=0)) + 1
+    slices = max(1, _SLAB_VOXELS * field.shape[0] // max(field.size, 1))
+    slabs = [slice(start, start + slices + 1) for start in range(0, field.shape[0], slices)]
+    found = [_passes_of_a_slab(field[slab], basins[slab]) for slab in slabs]
+    pairs, heights = _highest(*map(np.concatenate, zip(*found, strict=True)))
+    order = np.lexsort((pairs, -heights))
+    return Passes(pairs[order] // _PAIR, pairs[order] % _PAIR, heights[order])
+
+
+def _passes_of_a_slab(field: FloatArray, basins: IntArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Pairs of basins, each as one number, and the highest pass between them."""
     pairs, heights = np.empty(0, np.int64), np.empty(0, np.float32)
     half = [step for step in itertools.product((-1, 0, 1), repeat=field.ndim) if step > (0,) * field.ndim]
     for step in half:
@@ -138,13 +149,17 @@ def find_passes(field: FloatArray, basins: IntArray) -> Passes:
         differ = (basins[here] != basins[there]) & (basins[here] > 0) & (basins[there] > 0)
         one, other = basins[here][differ].astype(np.int64), basins[there][differ].astype(np.int64)
         height = np.minimum(field[here][differ], field[there][differ])
-        pair = np.minimum(one, other) * count + np.maximum(one, other)
-        pairs, where = np.unique(np.concatenate([pairs, pair]), return_inverse=True)
-        highest = np.full(pairs.size, -np.inf, np.float32)
-        np.maximum.at(highest, where, np.concatenate([heights, height]))
-        heights = highest
-    order = np.lexsort((pairs, -heights))
-    return Passes(pairs[order] // count, pairs[order] % count, heights[order])
+        pair = np.minimum(one, other) * _PAIR + np.maximum(one, other)
+        pairs, heights = _highest(np.concatenate([pairs, pair]), np.concatenate([heights, height]))
+    return pairs, heights
+
+
+def _highest(pairs: npt.NDArray[np.int64], heights: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Each pair once, with its highest pass."""
+    unique, where = np.unique(pairs, return_inverse=True)
+    highest = np.full(unique.size, -np.inf, np.float32)
+    np.maximum.at(highest, where, heights)
+    return unique, highest
 
 
 def dominant_peaks(heights: FloatArray, passes: Passes, depth: float) -> BoolArray:
