@@ -138,8 +138,6 @@ def _reduce(
 
 def _hardest(values: Tensor, weights: Tensor, fraction: float) -> Tensor:
     """Where a voxel is among the hardest; those alike the last of them are too, wherever they lie."""
-    counted = weights > 0
-    ranked = values.where(counted, -1.0).flatten()
-    count = max(1, round(fraction * int(counted.sum())))
-    least = ranked.kthvalue(ranked.numel() - count + 1).values
-    return counted & (values >= least)
+    count = max(1, round(fraction * int((weights > 0).sum())))
+    # Voxels that do not count have the least value there is, zero.
+    return values >= values.flatten().kthvalue(values.numel() - count + 1).values

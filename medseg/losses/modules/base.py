@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ class SegmentationLoss(nn.Module):
         self.to_onehot_y = to_onehot_y
         self.activation = "sigmoid" if sigmoid else "softmax" if softmax else None
         self.reduction = check_reduction(reduction)
-        self.ignore_index = ignore_index
+        self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
         self.register_buffer("weight", _class_weights(weight), persistent=False)
 
     def __init_subclass__(cls, options_of: type[SegmentationLoss] | None = None) -> None:

@@ -20,9 +20,8 @@ class DistanceLoss(SegmentationLoss):
     """A mean over voxels of errors that weigh as much as they are far from a border.
 
     Without ``softmax`` or ``sigmoid`` the input is probabilities. Distances are computed on the CPU, class
-    by class, which takes its time
-    (:mod:`medseg.losses.functional.distances`). A voxel that is ignored, or of weight zero, is neither
-    counted nor measured to: its side of the border is not known, so another one is nearest.
+    by class, which takes its time (:mod:`medseg.losses.functional.distances`). A voxel that is ignored, or
+    of weight zero, is neither counted nor measured to: its side of the border is not known.
 
     Args:
         spacing_mm: Size of a voxel along each axis; distances are in voxels if not given. Under

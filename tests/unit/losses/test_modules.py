@@ -147,6 +147,12 @@ def test_inputs_without_space_are_refused() -> None:
         DiceLoss()(torch.zeros(2, 3), torch.zeros(2, 3))
 
 
+@pytest.mark.parametrize("label", ["unlabelled", 1.5])
+def test_a_label_to_ignore_is_a_whole_number(label: object) -> None:
+    with pytest.raises(ConfigError, match=r"^loss 'dice': .* cannot be interpreted as an integer"):
+        build_loss("dice", ignore_index=label)
+
+
 def test_build_loss_names_the_loss_that_refuses() -> None:
     assert isinstance(build_loss("dice_ce", **MUTUAL), DiceCELoss)
     with pytest.raises(ConfigError, match="unknown loss 'dicece'; did you mean 'dice_ce'"):
