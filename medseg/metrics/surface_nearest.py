@@ -34,13 +34,18 @@ _OFFSET_COST = 2500
 _WORD_COST = 1.5
 _TREE_COST = 100_000
 _TREE_ELEMENT_COST = 120
-_TREE_QUERY_COST = 2500
+_USUAL_QUERY_COST = 2500
+_TREE_QUERY_COST = 500
+_TREE_LOOK_COST = 13
 _TRANSFORM_PLACE_COST = 90
+
+_SAMPLE = 64
+_LEAF_VOXELS = 3
 
 
 @dataclass(frozen=True)
 class DirectedDistances:
-    """From the elements of one surface to another surface; elements at one distance may be taken together.
+    """From the elements of one surface to another surface, those at the same distance taken together.
 
     Attributes:
         mm: Ascending; infinite where there is no other surface. Shape (N,).
@@ -247,40 +252,47 @@ def _directed(
     if not remaining.elements:
         return DirectedDistances(np.array(mm), np.array(area))
     places = remaining.places()
-    if _tree_cost(remaining, target) < _transform_cost(target):
-        far_mm = _far_by_tree(places, target.codes, spacing_mm)
-    else:
-        far_mm = _far_by_transform(places, target.codes, spacing_mm)
-    all_mm = np.concatenate([mm, far_mm])
-    order = np.argsort(all_mm, kind="stable")
-    return DirectedDistances(all_mm[order], np.concatenate([area, areas[codes[places]]])[order])
+    far_mm = _far_mm(places, target, spacing_mm)
+    all_mm, which = np.unique(np.concatenate([mm, far_mm]), return_inverse=True)
+    all_areas = np.concatenate([area, areas[codes[places]]])
+    return DirectedDistances(all_mm, np.asarray(np.bincount(which, weights=all_areas), dtype=np.float64))
 
 
 def _tree_cost(remaining: _Remaining, target: _Surface) -> int:
-    return _TREE_COST + target.elements * _TREE_ELEMENT_COST + remaining.elements * _TREE_QUERY_COST
+    return _TREE_COST + target.elements * _TREE_ELEMENT_COST + remaining.elements * _USUAL_QUERY_COST
 
 
 def _transform_cost(target: _Surface) -> int:
     return int(target.codes.size) * _TRANSFORM_PLACE_COST
 
 
-def _far_by_tree(places: Integers, target: Codes, spacing_mm: tuple[float, ...]) -> Floats:
-    there = np.stack(np.unravel_index(np.flatnonzero(target), target.shape), axis=1)
-    here = np.stack(np.unravel_index(places, target.shape), axis=1)
-    # Balancing the tree takes longer than it saves in one use.
-    tree = cKDTree(there * np.asarray(spacing_mm), leafsize=32, balanced_tree=False, compact_nodes=False)
-    nearest = tree.query(here * np.asarray(spacing_mm))[1]
-    return _lengths_mm(there[nearest] - here, spacing_mm)
-
-
-def _far_by_transform(places: Integers, target: Codes, spacing_mm: tuple[float, ...]) -> Floats:
+def _far_mm(places: Integers, target: _Surface, spacing_mm: tuple[float, ...]) -> Floats:
+    """From places of the grid to the nearest element, however far."""
+    shape, spacing = target.codes.shape, np.asarray(spacing_mm)
+    here = np.stack(np.unravel_index(places, shape), axis=1)
+    budget = _transform_cost(target) - _TREE_ELEMENT_COST * target.elements
+    if budget > 0:
+        there = np.stack(np.unravel_index(np.flatnonzero(target.codes), shape), axis=1)
+        # Balancing the tree takes longer than it saves in one use.
+        tree = cKDTree(there * spacing, leafsize=32, balanced_tree=False, compact_nodes=False)
+        if len(here) * _query_cost(tree, here * spacing, spacing) < budget:
+            return _lengths_mm(there[tree.query(here * spacing)[1]] - here, spacing)
     nearest = ndimage.distance_transform_edt(
-        target == 0, sampling=spacing_mm, return_distances=False, return_indices=True
+        target.codes == 0, sampling=spacing_mm, return_distances=False, return_indices=True
     )
-    there = nearest.reshape(target.ndim, -1)[:, places].T
-    here = np.stack(np.unravel_index(places, target.shape), axis=1)
-    return _lengths_mm(there - here, spacing_mm)
+    return _lengths_mm(nearest.reshape(len(shape), -1)[:, places].T - here, spacing)
 
 
-def _lengths_mm(offsets: npt.NDArray[np.integer], spacing_mm: tuple[float, ...]) -> Floats:
-    return np.asarray(np.sqrt(((offsets * np.asarray(spacing_mm)) ** 2).sum(axis=1)))
+def _query_cost(tree: cKDTree, points_mm: Floats, spacing_mm: Floats) -> float:
+    """What a query costs on average: it looks at all elements that are hardly farther than the nearest.
+
+    These are few unless points lie near the centre of a round surface, where they are nearly all.
+    """
+    sample = points_mm[:: -(-len(points_mm) // _SAMPLE)]
+    hardly_farther = tree.query(sample)[0] + _LEAF_VOXELS * np.exp(np.log(spacing_mm).mean())
+    looked_at = tree.query_ball_point(sample, hardly_farther, return_length=True)
+    return _TREE_QUERY_COST + _TREE_LOOK_COST * float(np.mean(looked_at))
+
+
+def _lengths_mm(offsets: npt.NDArray[np.integer], spacing_mm: Floats) -> Floats:
+    return np.asarray(np.sqrt(((offsets * spacing_mm) ** 2).sum(axis=1)))
