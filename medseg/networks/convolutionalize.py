@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from medseg.networks.blocks import check_images, choice, is_symbolic, per_axis
+from medseg.networks.dense_layers import RULES, SPATIAL_DIMS, WindowState, refuse_padding
 
 __all__ = ["DenseClassifier", "convolutionalize"]
-
-_CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-_BATCH_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-_AVERAGE_POOL: dict[int, Any] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
-_ADAPTIVE_MAX_POOL: dict[int, Any] = {2: nn.AdaptiveMaxPool2d, 3: nn.AdaptiveMaxPool3d}
-_ADAPTIVE_AVERAGE_POOL: dict[int, Any] = {2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
-
-_POOLS = (_MAX_POOL, _AVERAGE_POOL, _ADAPTIVE_MAX_POOL, _ADAPTIVE_AVERAGE_POOL)
-
-_SPATIAL_DIMS: dict[type, int] = {
-    kind: dims for kinds in (_CONVOLUTION, _BATCH_NORM, *_POOLS) for dims, kind in kinds.items()
-}
-"""Layers that say how many axes the images have."""
 
 
 class DenseClassifier(nn.Module):
@@ -144,13 +129,13 @@ def convolutionalize(
     chain = _chain(classifier)
     window = _window(chain, input_size)
     in_channels = _in_channels(chain, window)
-    state = _State(in_channels, window, stride=(1,) * len(window))
+    state = WindowState(in_channels, window, stride=(1,) * len(window))
     layers: list[nn.Module] = []
     for name, layer in chain:
         try:
             if not keeps_padding:
-                _refuse_padding(layer, state)
-            dense, state = _RULES[type(layer)](layer, state)
+                refuse_padding(layer, state)
+            dense, state = RULES[type(layer)](layer, state)
         except ValueError as error:
             raise ValueError(f"layer '{name}' ({type(layer).__name__}) {error}") from error
         if dense is not None:
@@ -198,8 +183,8 @@ def _layer_of(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module]:
         layer = classifier.get_submodule(name)
         if layer._forward_hooks or layer._forward_pre_hooks:
             raise ValueError(f"layer '{name}' has hooks, whose effect is unknown; remove them")
-        if type(layer) not in _RULES:
-            known = ", ".join(sorted(kind.__name__ for kind in _RULES))
+        if type(layer) not in RULES:
+            known = ", ".join(sorted(kind.__name__ for kind in RULES))
             raise ValueError(f"layer '{name}' ({type(layer).__name__}) has no dense form; use one of {known}")
         return name, layer
     if node.target in ("flatten", torch.flatten):
@@ -213,7 +198,7 @@ def _layer_of(node: fx.Node, classifier: nn.Module) -> tuple[str, nn.Module]:
 
 def _window(chain: list[tuple[str, nn.Module]], input_size: int | Sequence[int]) -> tuple[int, ...]:
     """The input size, one number an axis; the layers say how many axes there are."""
-    dims = next((_SPATIAL_DIMS[type(layer)] for _, layer in chain if type(layer) in _SPATIAL_DIMS), None)
+    dims = next((SPATIAL_DIMS[type(layer)] for _, layer in chain if type(layer) in SPATIAL_DIMS), None)
     if dims is None and isinstance(input_size, Sequence) and len(input_size) in (2, 3):
         dims = len(input_size)
     if dims is None:
@@ -230,198 +215,3 @@ def _in_channels(chain: list[tuple[str, nn.Module]], window: tuple[int, ...]) ->
         if isinstance(layer, nn.Linear):
             return max(1, layer.in_features // math.prod(window))
     raise ValueError("no layer of the classifier has weights; give one with convolutions or Linear layers")
-
-
-@dataclass(frozen=True)
-class _State:
-    """What the classifier has of one window between two layers.
-
-    Attributes:
-        channels: Of the feature map.
-        size: Of the feature map in voxels, also once it is flat.
-        stride: Voxels of the image per voxel of the map.
-        flat: Whether a Flatten has put the map into one row.
-    """
-
-    channels: int
-    size: tuple[int, ...]
-    stride: tuple[int, ...]
-    flat: bool = False
-
-    def check_channels(self, wanted: int) -> None:
-        """Refuse a layer that counts other channels than there are, of a flat map all its numbers."""
-        here = self.channels * math.prod(self.size) if self.flat else self.channels
-        if wanted != here:
-            raise ValueError(
-                f"takes {wanted} channels, but {here} come from {self.channels} of {self.size} voxels; "
-                "check input_size"
-            )
-
-    def check_map(self, layer: nn.Module) -> None:
-        """Refuse a layer that needs a map where there is a row, or a map of other axes."""
-        if self.flat:
-            raise ValueError("stands behind a Flatten; put it before")
-        if _SPATIAL_DIMS.get(type(layer), len(self.size)) != len(self.size):
-            raise ValueError(f"meets a map of {len(self.size)} axes; use layers of one dimension")
-        if getattr(layer, "return_indices", False):
-            raise ValueError("gives indices beside its maxima; use return_indices=False")
-
-    def check_apart(self) -> None:
-        """Refuse a layer that tells numbers apart where those are still the window's voxels."""
-        if self.flat and math.prod(self.size) != 1:
-            raise ValueError(
-                "stands between a Flatten and its Linear and treats each voxel of the window apart; "
-                "put it before the Flatten or behind the Linear"
-            )
-
-
-def _refuse_padding(layer: Any, state: _State) -> None:
-    padding = getattr(layer, "padding", 0)
-    if isinstance(padding, str):
-        is_padded = padding == "same" and any(size > 1 for size in layer.kernel_size)
-    else:
-        is_padded = padding != 0 if isinstance(padding, int) else any(padding)
-    if is_padded or (getattr(layer, "ceil_mode", False) and _hangs_over(layer, state)):
-        raise ValueError(
-            "pads the window, so that its numbers depend on a border that a dense network does not have; "
-            "use padding=0 and ceil_mode=False, or choose padded='keep'"
-        )
-
-
-def _hangs_over(pool: nn.Module, state: _State) -> bool:
-    """Whether the last block of a pooling in ``ceil_mode`` is cut short by the window's end."""
-    floored = copy.copy(pool)
-    floored.ceil_mode = False  # type: ignore[assignment]
-    return _size_behind(pool, state) != _size_behind(floored, state)
-
-
-def _size_behind(layer: nn.Module, state: _State) -> tuple[int, ...]:
-    """Size of the map that a layer leaves, as torch itself says."""
-    dtype = next((parameter.dtype for parameter in layer.parameters()), torch.float32)
-    probe = torch.empty(1, state.channels, *state.size, dtype=dtype, device="meta")
-    try:
-        return tuple(copy.deepcopy(layer).to("meta")(probe).shape[2:])
-    except RuntimeError as error:
-        raise ValueError(
-            f"cannot take a map of {state.size} voxels; enlarge input_size ({str(error).splitlines()[0]})"
-        ) from error
-
-
-_Dense = tuple[nn.Module | None, _State]
-
-
-def _pointwise(layer: nn.Module, state: _State) -> _Dense:
-    return copy.deepcopy(layer), state
-
-
-def _across_channels(layer: nn.Module, state: _State) -> _Dense:
-    state.check_map(layer)
-    return copy.deepcopy(layer), state
-
-
-def _prelu(layer: Any, state: _State) -> _Dense:
-    if layer.num_parameters != 1:
-        state.check_apart()
-        state.check_channels(layer.num_parameters)
-    return copy.deepcopy(layer), state
-
-
-def _softmax(layer: Any, state: _State) -> _Dense:
-    state.check_apart()
-    if layer.dim != 1 and not (state.flat and layer.dim == -1):
-        raise ValueError(f"is over axis {layer.dim} instead of the classes; give it dim=1")
-    dense = copy.deepcopy(layer)
-    dense.dim = 1
-    return dense, state
-
-
-def _batch_norm(layer: Any, state: _State) -> _Dense:
-    if layer.running_mean is None:
-        raise ValueError("has no running statistics and takes each batch's own; use track_running_stats=True")
-    state.check_channels(layer.num_features)
-    if not isinstance(layer, nn.BatchNorm1d):
-        state.check_map(layer)
-        return copy.deepcopy(layer), state
-    if not state.flat:
-        raise ValueError(f"stands before a Flatten; use BatchNorm{len(state.size)}d")
-    state.check_apart()
-    dense = _BATCH_NORM[len(state.size)](
-        layer.num_features, layer.eps, layer.momentum, layer.affine, device="meta"
-    )
-    # Both have the same parameters and buffers by the same names: only the axes differ.
-    source = copy.deepcopy(layer)
-    dense._parameters, dense._buffers = source._parameters, source._buffers
-    return dense, state
-
-
-def _flatten(layer: Any, state: _State) -> _Dense:
-    axes = 2 if state.flat else 2 + len(state.size)
-    if layer.start_dim % axes != 1 or layer.end_dim % axes != axes - 1:
-        raise ValueError(
-            f"takes axes {layer.start_dim} to {layer.end_dim}; flatten 1 to -1, all but the batch"
-        )
-    return None, replace(state, flat=True)
-
-
-def _linear(layer: Any, state: _State) -> _Dense:
-    if not state.flat:
-        raise ValueError("stands before a Flatten; put nn.Flatten() before it")
-    state.check_channels(layer.in_features)
-    dense = _CONVOLUTION[len(state.size)](
-        state.channels, layer.out_features, state.size, bias=layer.bias is not None, device="meta"
-    )
-    source = copy.deepcopy(layer)
-    weight = source.weight.detach().reshape(dense.weight.shape)
-    dense.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
-    dense.bias = source.bias
-    return dense, replace(state, channels=layer.out_features, size=(1,) * len(state.size))
-
-
-def _convolution(layer: Any, state: _State) -> _Dense:
-    state.check_map(layer)
-    state.check_channels(layer.in_channels)
-    size = _size_behind(layer, state)
-    stride = tuple(before * step for before, step in zip(state.stride, layer.stride, strict=True))
-    return copy.deepcopy(layer), _State(layer.out_channels, size, stride)
-
-
-def _pool(layer: Any, state: _State) -> _Dense:
-    state.check_map(layer)
-    dense = copy.deepcopy(layer)
-    # Where no window has an overhang, none that the image has at its end belongs to a window.
-    dense.ceil_mode = layer.ceil_mode and _hangs_over(layer, state)
-    steps = per_axis(layer.stride, len(state.size), "stride")
-    stride = tuple(before * step for before, step in zip(state.stride, steps, strict=True))
-    return dense, replace(state, size=_size_behind(layer, state), stride=stride)
-
-
-def _adaptive_pool(layer: Any, state: _State) -> _Dense:
-    state.check_map(layer)
-    size = _size_behind(layer, state)
-    if any(after not in (1, before) for after, before in zip(size, state.size, strict=True)):
-        raise ValueError(
-            f"pools a map of {state.size} voxels to {size}, neither one voxel nor the size that is there; "
-            "pool by a fixed kernel, or change input_size"
-        )
-    kernel = tuple(before if after == 1 else 1 for after, before in zip(size, state.size, strict=True))
-    if math.prod(kernel) == 1:
-        return None, state
-    pools = _AVERAGE_POOL if type(layer) in _ADAPTIVE_AVERAGE_POOL.values() else _MAX_POOL
-    return pools[len(size)](kernel, stride=1), replace(state, size=size)
-
-
-_RULES: dict[type, Callable[[Any, _State], _Dense]] = {
-    **dict.fromkeys((nn.Identity, nn.Dropout, nn.AlphaDropout), _pointwise),
-    **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU), _pointwise),
-    **dict.fromkeys((nn.Hardswish, nn.Hardtanh, nn.Softplus, nn.Sigmoid, nn.Tanh), _pointwise),
-    **dict.fromkeys((nn.Dropout2d, nn.Dropout3d, nn.LocalResponseNorm), _across_channels),
-    nn.PReLU: _prelu,
-    **dict.fromkeys((nn.Softmax, nn.LogSoftmax), _softmax),
-    **dict.fromkeys((nn.BatchNorm1d, *_BATCH_NORM.values()), _batch_norm),
-    nn.Flatten: _flatten,
-    nn.Linear: _linear,
-    **dict.fromkeys(_CONVOLUTION.values(), _convolution),
-    **dict.fromkeys((*_MAX_POOL.values(), *_AVERAGE_POOL.values()), _pool),
-    **dict.fromkeys((*_ADAPTIVE_MAX_POOL.values(), *_ADAPTIVE_AVERAGE_POOL.values()), _adaptive_pool),
-}
-"""Each layer's rule. A subclass has none: it may do anything."""
