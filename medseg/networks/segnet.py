@@ -15,13 +15,11 @@ from medseg.networks.blocks import (
     choice,
     convolution,
     he_initialise,
-    per_axis,
+    level_geometry,
     positive,
 )
 
 __all__ = ["CONFIGURATIONS", "SegNet"]
-
-Axes = tuple[int, ...]
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "segnet_vgg16": {
@@ -112,7 +110,7 @@ class SegNet(SegmentationNetwork):
         decoder: str = "mirrored",
     ) -> None:
         widths = tuple(positive(width, "features") for width in features)
-        kernels, steps = _pooled_geometry(len(widths), spatial_dims, kernel_sizes, strides)
+        kernels, steps = level_geometry(len(widths), spatial_dims, kernel_sizes, strides, pools_last=True)
         super().__init__(spatial_dims, in_channels, out_channels, steps, norm)
         self.features = widths
         self.kernel_sizes = kernels
@@ -150,29 +148,6 @@ class SegNet(SegmentationNetwork):
         maps, indices, coarsest = self.encoder.pooled(images)
         scores: Tensor = self.head(self.decoder(maps, indices, coarsest))
         return scores
-
-
-def _pooled_geometry(
-    levels: int,
-    spatial_dims: int,
-    kernel_sizes: Sequence[int | Sequence[int]] | None,
-    strides: Sequence[int | Sequence[int]] | None,
-) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
-    """Kernel sizes and strides of each level, spelt out by axis; every level is pooled."""
-    if levels < 1:
-        raise ValueError("features names no level; give one width or more")
-    kernels = [3] * levels if kernel_sizes is None else list(kernel_sizes)
-    steps = [2] * levels if strides is None else list(strides)
-    for option, given in (("kernel_sizes", kernels), ("strides", steps)):
-        if len(given) != levels:
-            raise ValueError(
-                f"{option} has {len(given)} entries for {levels} levels, all of which are pooled; "
-                "give one for each"
-            )
-    return (
-        tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels),
-        tuple(per_axis(step, spatial_dims, "strides") for step in steps),
-    )
 
 
 def _decoder_widths(

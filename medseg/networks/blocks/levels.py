@@ -24,14 +24,17 @@ def level_geometry(
     spatial_dims: int,
     kernel_sizes: Sequence[int | Sequence[int]] | None,
     strides: Sequence[int | Sequence[int]] | None,
+    *,
+    pools_last: bool = False,
 ) -> tuple[tuple[Axes, ...], tuple[Axes, ...]]:
     """Kernel sizes of each level and strides of each step down, spelt out for each axis.
 
     Args:
-        levels: How many; two or more.
+        levels: How many; two or more, of those that are all pooled one or more.
         spatial_dims: 2 or 3.
         kernel_sizes: One a level, each one number or one an axis; 3 if not given.
         strides: One for each step down, that is one fewer than the levels; 2 if not given.
+        pools_last: A step down follows the coarsest level too, so that there are as many as levels.
 
     Raises:
         ValueError: Their number does not fit, or a kernel is even.
@@ -40,15 +43,17 @@ def level_geometry(
         >>> level_geometry(2, 3, None, [(2, 2, 1)])
         (((3, 3, 3), (3, 3, 3)), ((2, 2, 1),))
     """
-    if levels < 2:
-        raise ValueError(f"features names {levels} levels, two or more are needed; give two widths or more")
+    count = levels if pools_last else levels - 1
+    if count < 1:
+        least = "one" if pools_last else "two"
+        raise ValueError(f"features names {levels} levels, {least} or more are needed; give as many widths")
     kernels = [3] * levels if kernel_sizes is None else list(kernel_sizes)
-    steps = [2] * (levels - 1) if strides is None else list(strides)
+    steps = [2] * count if strides is None else list(strides)
     if len(kernels) != levels:
         raise ValueError(f"kernel_sizes has {len(kernels)} entries for {levels} levels; give one for each")
-    if len(steps) != levels - 1:
+    if len(steps) != count:
         raise ValueError(
-            f"strides has {len(steps)} entries for {levels} levels; give {levels - 1}, one for each step down"
+            f"strides has {len(steps)} entries for {levels} levels; give {count}, one for each step down"
         )
     spelt_kernels = tuple(per_axis(kernel, spatial_dims, "kernel_sizes") for kernel in kernels)
     if any(size % 2 == 0 for kernel in spelt_kernels for size in kernel):

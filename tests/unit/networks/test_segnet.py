@@ -147,10 +147,10 @@ def test_batch_norm_refuses_what_pools_to_one_voxel_in_training() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"features": ()}, "features names no level; give one width or more"),
-        ({"strides": [2]}, r"strides has 1 entries for 2 levels, all of which are pooled; give one for each"),
+        ({"features": ()}, "features names 0 levels, one or more are needed"),
+        ({"strides": [2]}, "strides has 1 entries for 2 levels; give 2, one for each step down"),
         ({"kernel_sizes": [3, 3, 3]}, r"kernel_sizes has 3 entries for 2 levels"),
-        ({"kernel_sizes": [3, 2]}, r"kernel size \(2, 2\) is even"),
+        ({"kernel_sizes": [3, 2]}, "has even sizes, which have no middle"),
         ({"counts": (1, 2, 3)}, "counts has 3 entries for 2 levels"),
         ({"counts": 0}, "counts=0 is not a positive whole number"),
         ({"decoder": "mirrord"}, "decoder='mirrord' is unknown; did you mean 'mirrored'"),
