@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +25,9 @@ from medseg.io.sizes import format_bytes
 from medseg.io.voxels import VoxelStream, explain_damage, in_native_order, require_end, truncated
 
 __all__ = ["DiskArray", "scratch_array"]
+
+_Move = Callable[[memoryview], int | None]
+"""Reads into memory, or writes it; how many bytes that came to."""
 
 _CHUNK_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 24
@@ -89,12 +92,8 @@ class DiskArray:
         """
         first, lengths = self._box(start, stop)
         values = np.empty(lengths, self.dtype)
-        buffer = values.reshape(-1).view(np.uint8).data
-        position = 0
         with explain_damage(self._name):
-            for place, count in self._runs(first, lengths):
-                self._fill(place, buffer[position : position + count])
-                position += count
+            self._transfer(self._file.readinto, first, values)
         return in_native_order(values).transpose(np.argsort(self.order))
 
     def write(self, start: Sequence[int], values: npt.NDArray[Any]) -> None:
@@ -105,14 +104,10 @@ class DiskArray:
             ResourceError: The disk is full.
         """
         stop = [begin + size for begin, size in zip(start, values.shape, strict=True)]
-        first, lengths = self._box(start, stop)
+        first, _ = self._box(start, stop)
         ordered = np.ascontiguousarray(values.transpose(self.order), dtype=self.dtype)
-        buffer = ordered.reshape(-1).view(np.uint8).data
-        position = 0
         with explain_os_errors(self._name):
-            for place, count in self._runs(first, lengths):
-                self._store(place, buffer[position : position + count])
-                position += count
+            self._transfer(self._file.write, first, ordered)
 
     def unpack(self, stream: VoxelStream, path: Path) -> None:
         """Fill the array from a compressed stream, read to its end so that a wrong checksum is noticed.
@@ -132,7 +127,7 @@ class DiskArray:
             if not filled:
                 raise truncated(path)
             with explain_os_errors(self._name):
-                self._store(self._offset + position, chunk[:filled])
+                self._move(self._file.write, self._offset + position, chunk[:filled])
             position += filled
         require_end(stream)
 
@@ -178,22 +173,23 @@ class DiskArray:
         for outer in itertools.product(*steps):
             yield base + sum(outer), count
 
-    def _fill(self, place: int, buffer: memoryview) -> None:
+    def _transfer(self, move: _Move, first: tuple[int, ...], values: npt.NDArray[Any]) -> None:
+        """Let the box of ``values`` that begins at ``first`` pass between them and the file, in its order."""
+        buffer = values.reshape(-1).view(np.uint8).data
+        position = 0
+        for place, count in self._runs(first, values.shape):
+            self._move(move, place, buffer[position : position + count])
+            position += count
+
+    def _move(self, move: _Move, place: int, buffer: memoryview) -> None:
         with self._lock:
             self._file.seek(place)
             position = 0
             while position < len(buffer):
-                count = self._file.readinto(buffer[position:])
+                count = move(buffer[position:])
                 if not count:
                     raise truncated(self._name)
                 position += count
-
-    def _store(self, place: int, buffer: memoryview) -> None:
-        with self._lock:
-            self._file.seek(place)
-            position = 0
-            while position < len(buffer):
-                position += self._file.write(buffer[position:]) or 0
 
 
 def scratch_array(
