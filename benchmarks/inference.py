@@ -102,7 +102,8 @@ def overlap_tile(network: nn.Module, image: Tensor) -> Tensor:
     """Medseg's overlap-tile, for the valid twin of the network."""
     from medseg.inference import OverlapTileInferer
 
-    return OverlapTileInferer(reduce="argmax")(image, network)[0, 0]
+    inferer = OverlapTileInferer(reduce="argmax", max_ram_bytes=OVERLAP_TILE_BYTES)
+    return inferer(image, network)[0, 0]
 
 
 def monai_windows(

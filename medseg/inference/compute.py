@@ -10,10 +10,13 @@ import torch
 from medseg.errors import ConfigError, ResourceError
 from medseg.registry import did_you_mean
 
-__all__ = ["PRECISIONS", "Compute", "choose_compute"]
+__all__ = ["PRECISIONS", "SHORT_PRECISIONS", "Compute", "choose_compute", "short_name"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What a network may compute in, by name; ``"auto"`` chooses."""
+
+SHORT_PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The same, as ``StreamingInferer`` calls them."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,16 @@ def choose_compute(device: str = "auto", precision: str = "float32") -> Compute:
         )
     place = f"{kind}:{number}" if kind == "cuda" and number else kind
     return Compute(torch.device(place), PRECISIONS[precision])
+
+
+def short_name(dtype: torch.dtype) -> str:
+    """The name of a precision among :data:`SHORT_PRECISIONS`.
+
+    Example:
+        >>> short_name(torch.bfloat16)
+        'bf16'
+    """
+    return next(name for name, known in SHORT_PRECISIONS.items() if known == dtype)
 
 
 def _computes_in_bfloat16(kind: str) -> bool:

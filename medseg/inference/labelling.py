@@ -16,11 +16,13 @@ from medseg.inference.slabs import Stage, slab_ranges
 from medseg.labels import LabelScheme
 from medseg.volume import Volume
 
-__all__ = ["LabelArray", "LabelWriter", "best_of", "label_map", "write_labels"]
+__all__ = ["LabelArray", "LabelWriter", "best_of", "label_map", "planned_label_bytes", "write_labels"]
 
 _SLAB_BYTES = 128 << 20
 _SCORE_BYTES = 4
 _SLAB_VOXELS = 4 << 20
+_LABEL_BYTES = 2  # of a value in a file: there are few schemes with values beyond 65,535
+_TABLE_INDEX_BYTES = 8  # numpy looks up by wide integers, whatever it is given
 
 
 class LabelWriter(Protocol):
@@ -115,20 +117,45 @@ def write_labels(
             where scores need not exist all at once.
         advance: Called with the number of slices that are done each time some are.
     """
-    across = [span for axis, span in enumerate(stage.box) if axis != stage.axis]
-    plane = math.prod(stop - start for start, stop in across)
-    if plane == 0:
+    if _plane(stage) == 0:
         return
-    if thickness is None:
-        at_once = (
-            _SLAB_VOXELS if isinstance(stage, _KnowsBest) else _SLAB_BYTES // (len(labels) * _SCORE_BYTES)
-        )
-        thickness = max(1, at_once // plane)
-    for start, stop in _in_order(stage, thickness):
+    corner = [span[0] for axis, span in enumerate(stage.box) if axis != stage.axis]
+    for start, stop in _in_order(stage, thickness or _thickness(stage, len(labels))):
         classes = best_of(stage, start, stop).cpu().numpy()
-        sink.write(stage.axis, start, labels.to_values(classes), (across[0][0], across[1][0]))
+        sink.write(stage.axis, start, labels.to_values(classes), (corner[0], corner[1]))
         if advance is not None:
             advance(stop - start)
+
+
+def planned_label_bytes(stage: Stage, classes: int) -> int:
+    """Memory that ``write_labels`` takes, beside what the stage takes to find the best class.
+
+    Args:
+        stage: Class scores on the native grid, or a tile of it.
+        classes: How many there are.
+
+    Example:
+        >>> from medseg.inference.restore import RestoredScores
+        >>> coarse = Grid((1, 1, 2), np.diag([1.0, 1.0, 2.0, 1.0]))
+        >>> stage = RestoredScores.coming([], coarse, Grid((1, 1, 3), np.eye(4)), axis=2)
+        >>> planned_label_bytes(stage, classes=2)
+        33
+    """
+    voxels = _plane(stage) * min(_thickness(stage, classes), stage.length)
+    index = 1 if classes <= 256 else 4
+    # Classes and the wide indices into the table of values, the values, and these in the order of the file.
+    return voxels * (index + _LABEL_BYTES + max(_TABLE_INDEX_BYTES, _LABEL_BYTES))
+
+
+def _plane(stage: Stage) -> int:
+    """Voxels of a slice."""
+    return math.prod(stop - start for axis, (start, stop) in enumerate(stage.box) if axis != stage.axis)
+
+
+def _thickness(stage: Stage, classes: int) -> int:
+    """Slices to be labelled at a time."""
+    at_once = _SLAB_VOXELS if isinstance(stage, _KnowsBest) else _SLAB_BYTES // (classes * _SCORE_BYTES)
+    return max(1, at_once // max(1, _plane(stage)))
 
 
 def _in_order(stage: Stage, thickness: int) -> Iterator[tuple[int, int]]:

@@ -5,33 +5,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
-import monai.inferers
 import torch
-from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.errors import ConfigError, InputError
-from medseg.inference.slabs import MemoryPlan, Read, SlabInferer
+from medseg.errors import ConfigError
 from medseg.labels import LabelScheme
 from medseg.registry import did_you_mean
 
-__all__ = [
-    "ACTIVATIONS",
-    "Mirrored",
-    "MirroredSlabs",
-    "flipped_back",
-    "flips_of",
-    "mean_scores",
-    "partner_permutation",
-]
+__all__ = ["ACTIVATIONS", "Flip", "Mirrored", "Mirroring", "flips_of", "mean_scores", "partner_permutation"]
 
 ACTIVATIONS = ("softmax", "sigmoid")
 """What makes probabilities of scores: classes that exclude each other, or that do not."""
 
 Flip = tuple[int, ...]
+"""Spatial axes along which an image is flipped."""
 
 
 def partner_permutation(labels: LabelScheme) -> tuple[int, ...]:
@@ -57,6 +48,83 @@ def flips_of(axes: Iterable[int]) -> tuple[Flip, ...]:
     return tuple(flip for size in sizes for flip in itertools.combinations(chosen, size))
 
 
+@dataclass(frozen=True)
+class Mirroring:
+    """Which mirror images are asked about, and how what they say is brought back onto the image.
+
+    Attributes:
+        axes: Spatial axes, from 0, all combinations of which are flipped.
+        swapped: What each class becomes where left and right are exchanged; ``None`` if that is itself.
+        left_right_axis: The axis whose flip does that.
+        activation: One of :data:`ACTIVATIONS`.
+
+    Raises:
+        ConfigError: An axis is named twice or is none, ``swapped`` does not exchange classes in pairs, or
+            the activation is unknown.
+    """
+
+    axes: Flip
+    swapped: tuple[int, ...] | None
+    left_right_axis: int
+    activation: str
+
+    def __post_init__(self) -> None:
+        if len(set(self.axes)) != len(self.axes) or any(axis not in range(3) for axis in self.axes):
+            raise ConfigError(
+                f"{self.axes} are no spatial axes", where="axes", fix="name each of 0, 1 and 2 once at most"
+            )
+        pairs = self.swapped or ()
+        if sorted(pairs) != list(range(len(pairs))) or any(pairs[pairs[i]] != i for i in range(len(pairs))):
+            raise ConfigError(
+                f"{pairs} does not exchange classes in pairs", where="swapped", fix="use partner_permutation"
+            )
+        if self.activation not in ACTIVATIONS:
+            fix = did_you_mean(self.activation, ACTIVATIONS)
+            raise ConfigError(f"unknown activation '{self.activation}'", where="activation", fix=fix)
+
+    @classmethod
+    def of(
+        cls, axes: Sequence[int], swapped: Sequence[int] | None, left_right_axis: int, activation: str
+    ) -> Mirroring:
+        """From any sequences."""
+        return cls(tuple(axes), None if swapped is None else tuple(swapped), left_right_axis, activation)
+
+    @property
+    def flips(self) -> tuple[Flip, ...]:
+        """The image itself first, then all mirror images."""
+        return flips_of(self.axes)
+
+    def require_within(self, spatial_dims: int) -> None:
+        """Refuse images that lack an axis.
+
+        Raises:
+            ConfigError: There is an axis to flip that images of so many axes have not.
+        """
+        if any(axis >= spatial_dims for axis in self.axes):
+            raise ConfigError(
+                f"there is no axis {max(self.axes)} in an image of {spatial_dims} axes",
+                where="axes",
+                fix="name axes from 0",
+            )
+
+    def back(self, scores: Tensor, flip: Flip) -> Tensor:
+        """The scores of a mirror image, (B, K, X, Y[, Z]), brought back onto the image.
+
+        Raises:
+            ConfigError: There are other classes than ``swapped`` has.
+        """
+        if flip:
+            scores = scores.flip(_dims(flip))
+        if self.swapped is None or self.left_right_axis not in flip:
+            return scores
+        if len(self.swapped) != scores.shape[1]:
+            raise ConfigError(
+                f"swapped names {len(self.swapped)} classes, the network gives {scores.shape[1]}",
+                fix="derive it from the labels that the network was trained on",
+            )
+        return scores.index_select(1, torch.tensor(self.swapped, device=scores.device))
+
+
 class Mirrored(nn.Module):
     """A network that answers with the mean of what it finds in an image and in its mirror images.
 
@@ -66,7 +134,7 @@ class Mirrored(nn.Module):
     whatever takes a network's scores can take these.
 
     It is used like the network itself, on windows, on tiles or on whole images. Streaming cannot follow a
-    flip within the network: there :class:`MirroredSlabs` mirrors from outside.
+    flip within the network: there ``MirroredSlabs`` mirrors from outside.
 
     Args:
         network: From (B, C, X, Y[, Z]) to scores (B, K, X', Y'[, Z']) of one map in the image's middle.
@@ -95,12 +163,8 @@ class Mirrored(nn.Module):
         activation: str = "softmax",
     ) -> None:
         super().__init__()
-        _require_valid(axes, swapped, activation)
         self.network = network
-        self.axes = tuple(axes)
-        self.swapped = None if swapped is None else tuple(swapped)
-        self.left_right_axis = left_right_axis
-        self.activation = activation
+        self.mirroring = Mirroring.of(axes, swapped, left_right_axis, activation)
 
     def forward(self, images: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Scores (B, K, X', Y'[, Z']) whose softmax or sigmoid is the mean of the probabilities.
@@ -110,119 +174,15 @@ class Mirrored(nn.Module):
             *args: Passed on to the network.
             **kwargs: Passed on to the network.
         """
-        _require_within(self.axes, images.ndim - 2)
+        self.mirroring.require_within(images.ndim - 2)
 
         def answers() -> Iterator[Tensor]:
-            for flip in flips_of(self.axes):
+            for flip in self.mirroring.flips:
                 dims = _dims(flip)
                 scores = self.network(images.flip(dims) if dims else images, *args, **kwargs)
-                yield self._back(scores, flip)
+                yield self.mirroring.back(scores, flip)
 
-        return mean_scores(answers(), self.activation)
-
-    def _back(self, scores: Tensor, flip: Flip) -> Tensor:
-        return flipped_back(scores, flip, self.swapped, self.left_right_axis)
-
-
-class MirroredSlabs(monai.inferers.Inferer):  # type: ignore[misc]
-    """An inferer that goes through an image and its mirror images side by side, a slab at a time.
-
-    What :class:`Mirrored` is to a network, this is to an inferer: the mirror images are streamed in
-    lockstep, each with memory of its own, and nothing of the network needs to be known. Images are flipped
-    in the plane of the slabs alone: the first slab of an image that is flipped along the axis in which it is
-    read would be ready last.
-
-    Args:
-        inferer: Streams slabs, with ``reduce=None``.
-        axes: As in :class:`Mirrored`; none of them may be the one that ``inferer`` goes along.
-        swapped: As in :class:`Mirrored`.
-        left_right_axis: As in :class:`Mirrored`.
-        activation: As in :class:`Mirrored`.
-
-    Raises:
-        ConfigError: As in :class:`Mirrored`.
-    """
-
-    def __init__(
-        self,
-        inferer: SlabInferer,
-        axes: Sequence[int],
-        swapped: Sequence[int] | None = None,
-        left_right_axis: int = 0,
-        activation: str = "softmax",
-    ) -> None:
-        super().__init__()
-        _require_valid(axes, swapped, activation)
-        self.inferer = inferer
-        self.axes = tuple(axes)
-        self.swapped = None if swapped is None else tuple(swapped)
-        self.left_right_axis = left_right_axis
-        self.activation = activation
-
-    def __call__(self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        """Scores of a whole image, (B, K, X, Y[, Z]).
-
-        Args:
-            inputs: Shape (B, C, X, Y[, Z]); a MetaTensor comes back as one.
-            network: As the inferer takes it.
-            *args: None are taken.
-            **kwargs: None are taken.
-        """
-        if args or kwargs:
-            raise ConfigError("the network is given the image alone", fix="leave further arguments out")
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plan = self.plan(network, tuple(plain.shape))
-        dim = 2 + plan.axis
-
-        def read(start: int, stop: int) -> Tensor:
-            return plain.narrow(dim, start, stop - start)
-
-        result: Tensor | None = None
-        for start, slab in self.slabs(read, network, tuple(plain.shape), plan):
-            if result is None:
-                size = [*slab.shape[:2], *plain.shape[2:]]
-                result = slab.new_empty(size, dtype=plain.dtype if plain.is_floating_point() else slab.dtype)
-            result.narrow(dim, start, slab.shape[dim]).copy_(slab)
-        if result is None:
-            raise InputError(f"an image of shape {tuple(plain.shape)} has no slices", fix="give another")
-        if isinstance(inputs, MetaTensor):
-            return cast(Tensor, MetaTensor(result).copy_meta_from(inputs))
-        return result
-
-    def plan(self, network: nn.Module, shape: tuple[int, ...]) -> MemoryPlan:
-        """The inferer's plan with memory for every mirror image; see ``SlabInferer``.
-
-        Raises:
-            ConfigError: The inferer goes along an axis that is to be flipped, besides its own reasons.
-        """
-        _require_within(self.axes, len(shape) - 2)
-        plan = self.inferer.plan(network, shape)
-        if plan.axis in self.axes:
-            raise ConfigError(
-                f"images cannot be flipped along axis {plan.axis}, along which they are streamed",
-                where="mirroring",
-                fix=f"leave axis {plan.axis} out, or stream along another",
-            )
-        count = len(flips_of(self.axes))
-        by_stage = {stage: count * size for stage, size in plan.by_stage.items()}
-        details = {**plan.details, "mirrored_axes": list(self.axes)}
-        return MemoryPlan(plan.mode, plan.axis, plan.slab, by_stage, details)
-
-    def slabs(
-        self, read: Read, network: nn.Module, shape: tuple[int, ...], plan: MemoryPlan
-    ) -> Iterator[tuple[int, Tensor]]:
-        """Scores as of :class:`Mirrored`, slab by slab; see ``SlabInferer``.
-
-        The image is read once for each mirror image.
-        """
-        flips = flips_of(self.axes)
-        streams = [self.inferer.slabs(_flipped_read(read, flip), network, shape, plan) for flip in flips]
-        for slabs in zip(*streams, strict=True):
-            scores = (
-                flipped_back(slab, flip, self.swapped, self.left_right_axis)
-                for (_, slab), flip in zip(slabs, flips, strict=True)
-            )
-            yield slabs[0][0], mean_scores(scores, self.activation)
+        return mean_scores(answers(), self.mirroring.activation)
 
 
 def mean_scores(scores: Iterable[Tensor], activation: str = "softmax") -> Tensor:
@@ -249,31 +209,11 @@ def mean_scores(scores: Iterable[Tensor], activation: str = "softmax") -> Tensor
         count += 1
         logs = _log_probabilities(entry, activation)
         total = logs if not total else tuple(map(torch.logaddexp, total, logs))
+        del entry, logs  # they need not wait for the next
     if count == 0:
         raise ConfigError("there are no scores to average", fix="give at least one")
     # The mean's logarithm is smaller by that of the count; between log odds it cancels out.
     return total[0] - total[1] if activation == "sigmoid" else total[0] - math.log(count)
-
-
-def flipped_back(scores: Tensor, flip: Flip, swapped: Sequence[int] | None, left_right_axis: int) -> Tensor:
-    """The scores of a mirror image, brought back onto the image.
-
-    Args:
-        scores: Shape (B, K, X, Y[, Z]).
-        flip: Spatial axes along which the image was flipped.
-        swapped: What each class becomes where left and right are exchanged.
-        left_right_axis: The axis whose flip does that.
-    """
-    if flip:
-        scores = scores.flip(_dims(flip))
-    if swapped is None or left_right_axis not in flip:
-        return scores
-    if len(swapped) != scores.shape[1]:
-        raise ConfigError(
-            f"swapped names {len(swapped)} classes, the network gives {scores.shape[1]}",
-            fix="derive it from the labels that the network was trained on",
-        )
-    return scores.index_select(1, torch.tensor(swapped, device=scores.device))
 
 
 def _log_probabilities(scores: Tensor, activation: str) -> tuple[Tensor, ...]:
@@ -287,34 +227,5 @@ def _log_probabilities(scores: Tensor, activation: str) -> tuple[Tensor, ...]:
     return (functional.log_softmax(scores, dim=1),)
 
 
-def _flipped_read(read: Read, flip: Flip) -> Read:
-    dims = _dims(flip)
-    return (lambda start, stop: read(start, stop).flip(dims)) if flip else read
-
-
 def _dims(flip: Flip) -> list[int]:
     return [2 + axis for axis in flip]
-
-
-def _require_valid(axes: Sequence[int], swapped: Sequence[int] | None, activation: str) -> None:
-    if len(set(axes)) != len(axes) or any(axis not in range(3) for axis in axes):
-        raise ConfigError(
-            f"{tuple(axes)} are no spatial axes", where="axes", fix="name each of 0, 1 and 2 once at most"
-        )
-    pairs = () if swapped is None else tuple(swapped)
-    if sorted(pairs) != list(range(len(pairs))) or any(pairs[pairs[i]] != i for i in range(len(pairs))):
-        raise ConfigError(
-            f"{pairs} does not exchange classes in pairs", where="swapped", fix="use partner_permutation"
-        )
-    if activation not in ACTIVATIONS:
-        fix = did_you_mean(activation, ACTIVATIONS)
-        raise ConfigError(f"unknown activation '{activation}'", where="activation", fix=fix)
-
-
-def _require_within(axes: Sequence[int], spatial_dims: int) -> None:
-    if any(axis >= spatial_dims for axis in axes):
-        raise ConfigError(
-            f"there is no axis {max(axes)} in an image of {spatial_dims} axes",
-            where="axes",
-            fix="name axes from 0",
-        )

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 
 from medseg.errors import ConfigError
-from medseg.inference.slabs import MemoryPlan
+from medseg.inference.overlap_tile import OverlapTileInferer
+from medseg.inference.slabs import MemoryPlan, SlabInferer
+from medseg.inference.sliding_window import SlidingWindowInferer
+from medseg.inference.streaming import StreamingInferer
 from medseg.registry import did_you_mean
 
-__all__ = ["MODES", "plan_memory"]
+__all__ = ["INFERERS", "MODES", "plan_memory"]
 
-MODES = ("streaming", "sliding-window", "overlap-tile")
+INFERERS: dict[str, Callable[..., SlabInferer]] = {
+    "streaming": StreamingInferer,
+    "sliding-window": SlidingWindowInferer,
+    "overlap-tile": OverlapTileInferer,
+}
+"""What infers, by mode."""
+
+MODES = tuple(INFERERS)
 """The ways to infer."""
 
 
@@ -27,8 +37,8 @@ def plan_memory(
 ) -> MemoryPlan:
     """How an inferer would go through an image, and the memory that it takes beyond network and image.
 
-    No voxel is computed; the network may lie on the meta device. For streaming the result is counted, as
-    when the inferer is called; the other ways count what their ``plan`` says.
+    What is counted is a call of the inferer, its result included. No voxel is computed; the network may lie
+    on the meta device.
 
     Args:
         network: From (B, C, X, Y[, Z]) to scores (B, K, X', Y'[, Z']).
@@ -47,22 +57,7 @@ def plan_memory(
         >>> plan.axis, plan.slab, plan.peak_bytes < 64**3 * 2 * 4
         (0, 4, True)
     """
-    if mode == "streaming":
-        from medseg.inference.streaming import StreamingInferer
-
-        return StreamingInferer(max_ram_bytes=max_ram_bytes, **options).plan_call(network, shape)
-    if mode == "overlap-tile":
-        from medseg.inference.overlap_tile import OverlapTileInferer
-
-        return OverlapTileInferer(max_ram_bytes=max_ram_bytes, **options).plan(network, tuple(shape))
-    if mode == "sliding-window":
-        from medseg.inference.sliding_window import SlidingWindowInferer
-
-        if max_ram_bytes is not None:
-            raise ConfigError(
-                "sliding windows have the size that was trained with, which no limit changes",
-                where="max_ram_bytes",
-                fix="leave it out and look at the plan's peak_bytes, or use mode='streaming'",
-            )
-        return SlidingWindowInferer(**options).plan(network, tuple(shape))
-    raise ConfigError(f"unknown mode '{mode}'", where="mode", fix=did_you_mean(mode, MODES))
+    if mode not in INFERERS:
+        raise ConfigError(f"unknown mode '{mode}'", where="mode", fix=did_you_mean(mode, MODES))
+    inferer = INFERERS[mode](max_ram_bytes=max_ram_bytes, **options)
+    return inferer.plan(network, tuple(shape), result=True)

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from medseg.io.sizes import format_bytes
 
-__all__ = ["Box", "MemoryPlan", "Read", "SlabInferer", "Stage", "Tile", "slab_ranges"]
+__all__ = ["WORK_STAGE", "Box", "MemoryPlan", "Read", "SlabInferer", "Stage", "Tile", "slab_ranges"]
+
+WORK_STAGE = "at work"
+"""Among the stages of a plan: what comes and goes while a slab is computed."""
 
 Read = Callable[[int, int], Tensor]
 """Gives slices [start, stop) of a network's input along one axis, of shape (B, C, X, Y[, Z])."""
@@ -79,6 +82,7 @@ class MemoryPlan:
         slab: Slices of the output that it gives at a time, at most.
         by_stage: Bytes that each part holds at the fullest moment.
         details: What else was chosen and why: precision, window, what memory limit.
+        slab_bytes: Bytes of the largest slab of scores that it gives.
         tiles: Where the plane is too large to be gone through at once, its parts, one after the other.
         tile: Of a plan for one of these parts: which.
 
@@ -94,6 +98,7 @@ class MemoryPlan:
     slab: int
     by_stage: Mapping[str, int]
     details: Mapping[str, Any] = field(default_factory=dict)
+    slab_bytes: int = 0
     tiles: tuple[Tile, ...] = ()
     tile: Tile | None = None
 
@@ -126,8 +131,14 @@ class MemoryPlan:
 class SlabInferer(Protocol):
     """An inferer that asks for its input slab by slab, and gives scores so."""
 
-    def plan(self, network: nn.Module, shape: tuple[int, ...]) -> MemoryPlan:
-        """How it would go through an image of ``shape``, (B, C, X, Y[, Z]).
+    def plan(self, network: nn.Module, shape: tuple[int, ...], *, result: bool = False) -> MemoryPlan:
+        """How it would go through an image, and what memory that takes.
+
+        Args:
+            network: From (B, C, X, Y[, Z]) to scores (B, K, X', Y'[, Z']).
+            shape: Of the image, (B, C, X, Y[, Z]).
+            result: Count what calling the inferer takes, with the whole result in single precision or as
+                labels, instead of what ``slabs`` takes.
 
         Raises:
             ConfigError: The network does not fit this way of inference; the error says why.

@@ -20,9 +20,13 @@ from medseg.inference import (
     SlabInferer,
     SlidingWindowInferer,
     StreamingInferer,
+    planning,
 )
+from medseg.inference.compute import short_name
+from medseg.inference.labelling import planned_label_bytes
 from medseg.inference.margins import Margins, margins_up_to
-from medseg.inference.mirroring import Mirrored, MirroredSlabs
+from medseg.inference.mirrored_slabs import MirroredSlabs
+from medseg.inference.mirroring import Mirrored
 from medseg.inference.overlap_tile import fit_tiles
 from medseg.inference.streaming.captured import local_graph
 from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
@@ -33,13 +37,12 @@ from medseg.volume import Slices
 
 __all__ = ["MODES", "Passages", "SegmentationPlan"]
 
-MODES = ("auto", "streaming", "sliding-window", "overlap-tile")
-_PRECISIONS = {"torch.float32": "fp32", "torch.bfloat16": "bf16"}
+MODES = ("auto", *planning.MODES)
+"""The ways to infer, or to choose by the network."""
+
 _ATTEMPTS = 6
 _PLANNED = 0.95
 """Of a limit: a plan may be a few per cent short of what is taken."""
-_LABEL_BYTES = 32 << 20
-"""Labels of a slab on their way to the file, in a few types."""
 
 
 _STREAMED = PostprocessMemory(labels=0, work=0)
@@ -254,29 +257,36 @@ class Passages:
                 # What some networks take cannot be foreseen: they are refused only where a limit was set.
                 max_ram_bytes=None if self._limit is None else budget,
             )
-            return windows, windows.plan(self.network, shape)
+            return windows, windows.plan(self.seen_by(mode), shape)
         return self._streamed(shape, budget, axis)
 
     def _streamed(
         self, shape: tuple[int, ...], budget: int, axis: int | None
     ) -> tuple[SlabInferer, MemoryPlan]:
-        precision = _PRECISIONS[str(self.compute.dtype)]
         if not self.mirrored_axes:
-            choice = "auto" if axis is None else axis
-            stream = StreamingInferer(axis=choice, precision=precision, max_ram_bytes=budget)
+            stream = self._stream("auto" if axis is None else axis, budget)
             return stream, stream.plan(self.network, shape)
-        budget //= 2 ** len(self.mirrored_axes)
-        ways = []
-        for along in range(len(self.patch_size)):
-            if along not in self.mirrored_axes and axis in (None, along):
-                stream = StreamingInferer(axis=along, precision=precision, max_ram_bytes=budget)
-                sides = MirroredSlabs(stream, self.mirrored_axes, self.swapped, self.left_right_axis)
-                ways.append((sides, sides.plan(self.network, shape)))
-        if not ways:
+        axes = [other for other in range(len(self.patch_size)) if other not in self.mirrored_axes]
+        if axis is not None:
+            axes = [axis] if axis in axes else []
+        if not axes:
             raise ConfigError(
                 "cannot stream along an axis that is mirrored", where="--mirror", fix="leave one axis out"
             )
-        return min(ways, key=lambda way: way[1].peak_bytes)
+        # What streams take in turns is there but once: each may have more than its part of the budget.
+        for parts in range(1, 2 ** len(self.mirrored_axes) + 1):
+            sides = [self._mirrored(self._stream(along, budget // parts)) for along in axes]
+            ways = [(side, side.plan(self.network, shape)) for side in sides]
+            best = min(ways, key=lambda way: way[1].peak_bytes)
+            if best[1].peak_bytes <= budget:
+                break
+        return best
+
+    def _stream(self, axis: int | str, budget: int) -> StreamingInferer:
+        return StreamingInferer(axis, precision=short_name(self.compute.dtype), max_ram_bytes=budget)
+
+    def _mirrored(self, stream: StreamingInferer) -> MirroredSlabs:
+        return MirroredSlabs(stream, self.mirrored_axes, self.swapped, self.left_right_axis)
 
     def seen_by(self, mode: str) -> nn.Module:
         """The network as an inferer of windows or tiles calls it."""
@@ -293,11 +303,10 @@ class Passages:
         stages = [
             RestoredScores.coming([], grid, image.grid, plan.axis, tile=part.tile) for part in plan.parts
         ]
-        restored = max(stage.planned_bytes(self.classes) for stage in stages)
         found = {
             "preprocessing": seen.planned_bytes(plan.slab),
-            "restoring": restored,
-            "labels": _LABEL_BYTES,
+            "restoring": max(stage.planned_bytes(self.classes) for stage in stages),
+            "labels": max(planned_label_bytes(stage, self.classes) for stage in stages),
         }
         return found if self._on_gpu else {**found, "network": plan.peak_bytes}
 

@@ -161,7 +161,8 @@ def _fit(network: nn.Module, channels: int, spatial_dims: int) -> TileFit:
         return replace(
             alone,
             axes=tuple(
-                fit.mirrored() if axis in network.axes else fit for axis, fit in enumerate(alone.axes)
+                fit.mirrored() if axis in network.mirroring.axes else fit
+                for axis, fit in enumerate(alone.axes)
             ),
         )
     length = _FIRST_LENGTH

@@ -109,7 +109,7 @@ class OverlapTileInferer(monai.inferers.Inferer):  # type: ignore[misc]
         """
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
         result = self._empty_result(image, network)
-        plan = self._plan(network, tuple(image.shape), result.nbytes)
+        plan = self._choose(network, tuple(image.shape), result.nbytes)
         run = _Run(network, plan, tuple(image.shape), self._fit(network, image.shape), args, kwargs)
         with torch.no_grad(), evaluating(network):
             for span in run.layout.spans(plan.axis):
@@ -125,9 +125,20 @@ class OverlapTileInferer(monai.inferers.Inferer):  # type: ignore[misc]
             return cast(Tensor, MetaTensor(result).copy_meta_from(inputs))
         return result
 
-    def plan(self, network: nn.Module, shape: tuple[int, ...]) -> MemoryPlan:
-        """How :meth:`slabs` would go through an image; see ``SlabInferer``."""
-        return self._plan(network, tuple(shape), None)
+    def plan(self, network: nn.Module, shape: Sequence[int], *, result: bool = False) -> MemoryPlan:
+        """How an image is gone through, and what memory that takes; see ``SlabInferer``.
+
+        Args:
+            network: The network.
+            shape: Of the image, (B, C, X, Y[, Z]).
+            result: Count what the call takes for an image in single precision, instead of :meth:`slabs`.
+
+        Raises:
+            ConfigError: The network cannot be tiled; the error says why.
+            ResourceError: No tiles keep to ``max_ram_bytes``.
+        """
+        whole = self._empty_result(torch.empty(tuple(shape), device="meta"), network) if result else None
+        return self._choose(network, tuple(shape), None if whole is None else whole.nbytes)
 
     def slabs(
         self, read: Read, network: nn.Module, shape: tuple[int, ...], plan: MemoryPlan
@@ -154,7 +165,7 @@ class OverlapTileInferer(monai.inferers.Inferer):  # type: ignore[misc]
     def _fit(self, network: nn.Module, shape: Sequence[int]) -> TileFit:
         return fit_tiles(network, channels=shape[1], spatial_dims=len(shape) - 2)
 
-    def _plan(self, network: nn.Module, shape: tuple[int, ...], result_bytes: int | None) -> MemoryPlan:
+    def _choose(self, network: nn.Module, shape: tuple[int, ...], result_bytes: int | None) -> MemoryPlan:
         _require_images(shape)
         fit = self._fit(network, shape)
         job = Job(network, shape, fit, self.padding_mode, self.tiles_at_a_time, result_bytes)

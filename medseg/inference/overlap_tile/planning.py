@@ -14,7 +14,7 @@ from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes
 from medseg.inference.overlap_tile.fitting import AxisFit, TileFit
 from medseg.inference.overlap_tile.tiles import Layout
-from medseg.inference.slabs import MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan
 from medseg.io.sizes import format_bytes
 
 __all__ = ["Job", "choose_plan", "layout_of", "wanted_slices"]
@@ -112,7 +112,7 @@ class _Chooser:
         rows = layout.spans(axis)
         at_work = self._pass_bytes(layout)
         by_stage = {
-            "tile": at_work,
+            WORK_STAGE: at_work,
             **self._held_bytes(layout, axis, at_work),
             ALLOCATOR_STAGE: kept_by_the_allocator(at_work),
         }
@@ -121,6 +121,7 @@ class _Chooser:
             axis=axis,
             slab=max(span.used for span in rows),
             by_stage=by_stage,
+            slab_bytes=self._row_bytes(layout, axis),
             details={
                 "tile_size": list(layout.size),
                 "input_size": list(fit.input_size(layout.size)),
@@ -198,17 +199,19 @@ class _Chooser:
 
     def _held_bytes(self, layout: Layout, axis: int, at_work: int) -> dict[str, int]:
         """What is held beside the batch of tiles."""
-        job, fit = self._job, self._job.fit
-        if job.result_bytes is not None:
-            return {"result": job.result_bytes}
-        plane = math.prod(layout.shape) // layout.shape[axis]
-        rows = layout.spans(axis)
-        scores = max(span.used for span in rows) * plane * job.shape[0] * fit.classes * fit.score_bytes
+        if self._job.result_bytes is not None:
+            return {"result": self._job.result_bytes}
         # Whoever takes the rows still holds the last one while the next is made.
         return {
             "image": self._image_bytes(layout, axis, at_work),
-            "scores": scores * min(2, len(rows)),
+            "scores": self._row_bytes(layout, axis) * min(2, len(layout.spans(axis))),
         }
+
+    def _row_bytes(self, layout: Layout, axis: int) -> int:
+        """Scores of one row of tiles."""
+        fit, plane = self._job.fit, math.prod(layout.shape) // layout.shape[axis]
+        thickness = max(span.used for span in layout.spans(axis))
+        return thickness * plane * self._job.shape[0] * fit.classes * fit.score_bytes
 
     def _image_bytes(self, layout: Layout, axis: int, at_work: int) -> int:
         """Slices of the image for one row of tiles, or more if to read them takes more than the network."""

@@ -156,12 +156,12 @@ class SlidingWindowInferer(monai.inferers.SlidingWindowInferer):  # type: ignore
         return pack(blend.keys, [_with_meta(result, inputs) for result in results])
 
     def plan(self, network: nn.Module, shape: tuple[int, ...], *, result: bool = False) -> MemoryPlan:
-        """How windows go through an image, and what memory that takes.
+        """How windows go through an image, and what memory that takes; see ``SlabInferer``.
 
         Args:
             network: From windows to scores.
             shape: Of the image, (B, C, X, Y[, Z]).
-            result: Count what ``__call__`` takes, its result included, instead of what ``slabs`` takes.
+            result: Count what the call takes for an image in single precision, instead of :meth:`slabs`.
 
         Raises:
             ConfigError: The windows do not fit the image.

@@ -12,7 +12,7 @@ from torch import nn
 from medseg.errors import ConfigError, ResourceError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes, shadow_pass
-from medseg.inference.slabs import MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan
 from medseg.inference.sliding_window.layout import Layout, OutputGrid
 from medseg.inference.sliding_window.outputs import flatten
 from medseg.inference.sliding_window.sums import slab_thickness
@@ -98,14 +98,14 @@ def _plan(network: nn.Module, passing: Pass, count: int, *, must_know: bool) -> 
         if must_know:
             raise
         details["unknown"] = f"the network's activations and all class scores: {error.what}"
-        moments = {"reading": _reading(passing)}
-        return _fullest(passing, passing.layout.window[passing.axis], moments, details)
+        slab = passing.layout.window[passing.axis]
+        return _fullest(passing, slab, 0, {"reading": _reading(passing)}, details)
     outputs = [_Output.of(passing, shape) for shape in made]
     moments = {
         "reading": _reading(passing),
         "network": {
             "slices": _kept(passing),
-            "network": work,
+            WORK_STAGE: work,
             ALLOCATOR_STAGE: kept_by_the_allocator(work),
         },
         "handing on": _handing_on(passing, made, outputs, count),
@@ -115,8 +115,10 @@ def _plan(network: nn.Module, passing: Pass, count: int, *, must_know: bool) -> 
         "weights": math.prod(passing.layout.window) * _ITEM + sum(output.coverage for output in outputs),
         "result": sum(output.result for output in outputs),
     }
-    slab = max(min(output.slab, output.grid.window[passing.axis]) for output in outputs)
-    return _fullest(passing, slab, {name: {**lasting, **parts} for name, parts in moments.items()}, details)
+    slab = max(output.slab for output in outputs)
+    slab_bytes = max(output.slab_bytes for output in outputs)
+    together = {name: {**lasting, **parts} for name, parts in moments.items()}
+    return _fullest(passing, slab, slab_bytes, together, details)
 
 
 def _foreseen(network: nn.Module, seen: tuple[int, ...]) -> tuple[int, Shapes]:
@@ -134,11 +136,17 @@ def _foreseen(network: nn.Module, seen: tuple[int, ...]) -> tuple[int, Shapes]:
 
 
 def _fullest(
-    passing: Pass, slab: int, moments: Mapping[str, Mapping[str, int]], details: Mapping[str, object]
+    passing: Pass,
+    slab: int,
+    slab_bytes: int,
+    moments: Mapping[str, Mapping[str, int]],
+    details: Mapping[str, object],
 ) -> MemoryPlan:
     name, parts = max(moments.items(), key=lambda moment: sum(moment[1].values()))
     by_stage = {part: size for part, size in parts.items() if size}
-    return MemoryPlan("sliding-window", passing.axis, slab, by_stage, {**details, "fullest": name})
+    return MemoryPlan(
+        "sliding-window", passing.axis, slab, by_stage, {**details, "fullest": name}, slab_bytes
+    )
 
 
 def _layer_bytes(passing: Pass) -> int:
@@ -172,15 +180,16 @@ def _handing_on(passing: Pass, made: Shapes, outputs: list[_Output], count: int)
     scores = sum(math.prod(shape) for shape in made) * _ITEM
     seen = math.prod((count, passing.shape[1], *passing.layout.window)) * _ITEM if count > 1 else 0
     slabs = max(output.handed_on for output in outputs)
-    return {"slices": _kept(passing), "network": scores + seen, "slab": slabs}
+    return {"slices": _kept(passing), WORK_STAGE: scores + seen, "slab": slabs}
 
 
 @dataclass(frozen=True)
 class _Output:
-    """Bytes that one output of the network takes."""
+    """Slices that one output of the network is handed on by, and bytes that it takes."""
 
     grid: OutputGrid
     slab: int
+    slab_bytes: int
     sums: int
     coverage: int
     handed_on: int
@@ -191,21 +200,21 @@ class _Output:
         grid, axis, channels = OutputGrid(passing.layout, shape[2:]), passing.axis, shape[1]
         plane = math.prod(grid.size) // grid.size[axis]
         layer = plane * grid.window[axis]
-        slab = slab_thickness(channels, grid.size, axis, _ITEM)
+        slab = min(slab_thickness(channels, grid.size, axis, _ITEM), grid.window[axis])
         everything = passing.whole_images and passing.reduce is None
         images = 1 if passing.whole_images else passing.shape[0]
         scores = math.prod((passing.shape[0], channels, *grid.size)) * _ITEM
         labels = passing.shape[0] * math.prod(grid.image) * (1 if channels <= 256 else 4)
         kept_all = everything or grid.window[axis] == grid.size[axis]
-        thickness = min(slab, grid.window[axis])
         copies = 0 if kept_all else 2
         return cls(
             grid=grid,
             slab=slab,
+            slab_bytes=passing.shape[0] * channels * slab * plane * _ITEM,
             sums=0 if everything else images * channels * layer * _ITEM,
             coverage=layer * _ITEM,
             # Means if they do not stay where the sums are (with those before, which whoever takes the slabs
             # still holds), weights, and to find the best class two maps.
-            handed_on=thickness * plane * _ITEM * (copies * channels + 3),
+            handed_on=slab * plane * _ITEM * (copies * channels + 3),
             result=(scores if everything else labels) if passing.whole_images else 0,
         )

@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError, InputError
+from medseg.inference.compute import SHORT_PRECISIONS
 from medseg.inference.restore import best_class
 from medseg.inference.slabs import Box, MemoryPlan, Read
 from medseg.inference.streaming.captured import device_of, local_graph, simplified
@@ -19,10 +20,7 @@ from medseg.inference.streaming.engine import Stream
 from medseg.inference.streaming.planning import Request, choose_plan, schedule_of
 from medseg.registry import did_you_mean
 
-__all__ = ["BACKENDS", "PRECISIONS", "StreamingInferer"]
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""What layers compute in, by name."""
+__all__ = ["BACKENDS", "StreamingInferer"]
 
 BACKENDS = ("auto", "torch")
 """What computes the layers."""
@@ -72,7 +70,7 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
         if axis != "auto" and (not isinstance(axis, int) or axis not in range(3)):
             raise ConfigError(f"unknown axis {axis!r}", where="axis", fix="give 'auto', 0, 1 or 2")
         _require_choice("reduce", reduce, (None, "argmax"))
-        _require_choice("precision", precision, tuple(PRECISIONS))
+        _require_choice("precision", precision, tuple(SHORT_PRECISIONS))
         _require_choice("backend", backend, BACKENDS)
         _require_positive("slab", slab)
         _require_positive("max_ram_bytes", max_ram_bytes)
@@ -83,30 +81,22 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
         self.backend = backend
         self.max_ram_bytes = max_ram_bytes
 
-    def plan(self, network: nn.Module, shape: Sequence[int]) -> MemoryPlan:
-        """How :meth:`slabs` goes through an image of ``shape``, (B, C, X, Y[, Z]).
+    def plan(self, network: nn.Module, shape: Sequence[int], *, result: bool = False) -> MemoryPlan:
+        """How an image is gone through, and what memory that takes; see ``SlabInferer``.
 
         The slab that was given out last counts as held while the next one is computed.
+
+        Args:
+            network: The network.
+            shape: Of the image, (B, C, X, Y[, Z]).
+            result: Count what the call takes for an image in single precision, instead of :meth:`slabs`.
 
         Raises:
             ConfigError: The network cannot be streamed; the error names the layer.
             InputError: The network does not take this shape.
             ResourceError: No way keeps to ``max_ram_bytes``; the error names the least that would do.
         """
-        return self._choose(network, tuple(shape), result_itemsize=None, labels=False)
-
-    def plan_call(
-        self, network: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32
-    ) -> MemoryPlan:
-        """As :meth:`plan` for calling the inferer, which holds the whole result.
-
-        Args:
-            network: The network.
-            shape: Of the image, (B, C, X, Y[, Z]).
-            dtype: Of the image.
-        """
-        itemsize = _scores_type(dtype).itemsize
-        return self._choose(network, tuple(shape), result_itemsize=itemsize, labels=self.reduce == "argmax")
+        return self._choose(network, tuple(shape), torch.float32 if result else None)
 
     @torch.no_grad()
     def slabs(
@@ -133,7 +123,7 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
                 where="plan",
                 fix="go through each of plan.parts, or allow more memory",
             )
-        passage = _Passage(network, tuple(shape), plan, PRECISIONS[self.precision])
+        passage = _Passage(network, tuple(shape), plan, SHORT_PRECISIONS[self.precision])
         for start, slab in passage.slabs(read):
             yield start, _in_single_precision(slab)
             del slab  # the next one is made while the receiver may still hold its own
@@ -164,7 +154,7 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
                 fix="bind other arguments to the network beforehand",
             )
         image = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        plan = self.plan_call(network, image.shape, image.dtype)
+        plan = self._choose(network, tuple(image.shape), _scores_type(image.dtype))
         result = self._empty_result(image, network)
         for part in plan.parts:
             self._fill(result, image, network, part)
@@ -172,9 +162,8 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
             return cast(Tensor, MetaTensor(result).copy_meta_from(inputs))
         return result
 
-    def _choose(
-        self, network: nn.Module, shape: tuple[int, ...], *, result_itemsize: int | None, labels: bool
-    ) -> MemoryPlan:
+    def _choose(self, network: nn.Module, shape: tuple[int, ...], result: torch.dtype | None) -> MemoryPlan:
+        """The plan for the call, whose scores have the type ``result``; without one, for :meth:`slabs`."""
         dims = len(shape) - 2
         if self.axis != "auto" and int(self.axis) >= dims:
             raise ConfigError(
@@ -183,10 +172,10 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
         request = Request(
             axes=tuple(range(dims)) if self.axis == "auto" else (int(self.axis),),
             slab=self.slab,
-            dtype=PRECISIONS[self.precision],
+            dtype=SHORT_PRECISIONS[self.precision],
             limit_bytes=self.max_ram_bytes,
-            labels=labels,
-            result_itemsize=result_itemsize,
+            labels=result is not None and self.reduce == "argmax",
+            result_itemsize=None if result is None else result.itemsize,
         )
         return choose_plan(network, shape, request)
 
@@ -212,7 +201,7 @@ class StreamingInferer(monai.inferers.Inferer):  # type: ignore[misc]
 
         dims = image.ndim - 2
         behind = result.ndim - dims
-        passage = _Passage(network, tuple(image.shape), plan, PRECISIONS[self.precision])
+        passage = _Passage(network, tuple(image.shape), plan, SHORT_PRECISIONS[self.precision])
         target = result
         for axis, (start, stop) in enumerate(plan.tile.own if plan.tile else ()):
             if axis != plan.axis:

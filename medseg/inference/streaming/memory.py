@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -46,14 +46,16 @@ class StreamMemory:
 
     Attributes:
         tails_bytes: All layers' slices that were made before the layer at work began.
-        work_bytes: What that layer brings together, works with, and makes; the memory in which layers bring
-            together what they read is as large as the largest of them has needed so far.
+        gathered_bytes: The memory in which layers bring together what they read: as large as the largest of
+            them has needed so far.
+        work_bytes: What that layer works with, and makes.
         received_bytes: What the receiver holds.
         peak_layer: The layer at work at that moment; empty if it is the receiver.
         by_layer: The most that each layer holds.
     """
 
     tails_bytes: int
+    gathered_bytes: int
     work_bytes: int
     received_bytes: int
     peak_layer: str
@@ -62,7 +64,7 @@ class StreamMemory:
     @property
     def peak_bytes(self) -> int:
         """All together."""
-        return self.tails_bytes + self.work_bytes + self.received_bytes
+        return self.tails_bytes + self.gathered_bytes + self.work_bytes + self.received_bytes
 
 
 def measure_schedule(
@@ -96,14 +98,13 @@ class _Account:
         self._lingering = 0
         self._scratch = 0
         self._made_now: dict[str, Move] = {}
-        self._peak = (0, 0, 0, "")
+        self._peak = StreamMemory(0, 0, 0, 0, "", {})
         self._most: dict[str, int] = {}
 
     def follow(self) -> StreamMemory:
         for moves in self._schedule.steps:
             self._step(moves)
-        tails, work, received, layer = self._peak
-        return StreamMemory(tails, work, received, layer, dict(self._most))
+        return replace(self._peak, by_layer=dict(self._most))
 
     def _step(self, moves: tuple[Move, ...]) -> None:
         keeps = {move.name for move in moves}
@@ -201,10 +202,10 @@ class _Account:
         self._made_now.pop(name, None)
 
     def _note(self, tails: int, work: int, layer: str, passing: int = 0) -> None:
-        work += self._scratch
         received = self._received + self._lingering + passing
-        if tails + work + received > sum(self._peak[:3]):
-            self._peak = tails, work, received, layer
+        moment = StreamMemory(tails, self._scratch, work, received, layer, {})
+        if moment.peak_bytes > self._peak.peak_bytes:
+            self._peak = moment
 
 
 def readers_in_step(schedule: Schedule, moves: Sequence[Move]) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -13,7 +13,8 @@ from torch import nn
 
 from medseg.errors import InputError, ResourceError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
-from medseg.inference.slabs import MemoryPlan
+from medseg.inference.compute import short_name
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan
 from medseg.inference.streaming.captured import without_voxels
 from medseg.inference.streaming.memory import Receiver, StreamMemory, measure_schedule
 from medseg.inference.streaming.schedule import Schedule, make_schedule
@@ -72,7 +73,8 @@ def choose_plan(network: nn.Module, shape: tuple[int, ...], request: Request) ->
     """The fastest exact way that keeps to the limit; if there is none, one with tails in half precision.
 
     In this order: the axis that takes the least; the thickest slabs; tiles, if voxels are computed one and a
-    half times at most; skip connections in half precision while they wait; any tiles; both.
+    half times at most; skip connections in half precision while they wait; any tiles; both. Layers that
+    compute in half precision anyway have nothing to save there.
 
     Raises:
         ConfigError: The network cannot be streamed; the error names the layer.
@@ -104,9 +106,10 @@ class _Way:
         stages = {
             "weights": self.weights.held_bytes,
             "tails": self.stream.tails_bytes,
-            "layer at work": self.stream.work_bytes,
+            "gathered slices": self.stream.gathered_bytes,
+            WORK_STAGE: self.stream.work_bytes,
             "result": self.stream.received_bytes,
-            ALLOCATOR_STAGE: kept_by_the_allocator(self.stream.work_bytes),
+            ALLOCATOR_STAGE: kept_by_the_allocator(self.stream.gathered_bytes + self.stream.work_bytes),
         }
         return {name: count for name, count in stages.items() if count}
 
@@ -123,18 +126,21 @@ class _Search:
     least: _Way | None = field(default=None, init=False)
 
     def run(self) -> MemoryPlan:
-        ways: tuple[Callable[[], _Way | None], ...] = (
-            lambda: self._whole_planes(half_tails=False),
-            lambda: self._tiles(half_tails=False, most=_CHEAP_TILES),
-            lambda: self._whole_planes(half_tails=True),
-            lambda: self._tiles(half_tails=False),
-            lambda: self._tiles(half_tails=True),
-        )
-        for attempt in ways:
-            way = attempt()
+        for way in self._attempts():
             if way is not None:
                 return self._plan(way)
         raise self._refusal()
+
+    def _attempts(self) -> Iterator[_Way | None]:
+        """Ways that fit, the best first, each looked for when it is asked for."""
+        halves_save = self.request.dtype.itemsize > torch.float16.itemsize
+        yield self._whole_planes(half_tails=False)
+        yield self._tiles(half_tails=False, most=_CHEAP_TILES)
+        if halves_save:
+            yield self._whole_planes(half_tails=True)
+        yield self._tiles(half_tails=False)
+        if halves_save:
+            yield self._tiles(half_tails=True)
 
     @cached_property
     def _prepared(self) -> tuple[Graph, WeightMemory]:
@@ -206,7 +212,8 @@ class _Search:
     def _estimate(self, whole: _Way, cut: Sequence[Cut]) -> float:
         """Bytes of a tiling, if all that the stream holds shrank as the plane does; slightly too few."""
         shrunk = _voxels(cut) / _voxels(whole.cut)
-        return whole.weights.held_bytes + 0.9 * shrunk * (whole.stream.tails_bytes + whole.stream.work_bytes)
+        in_plane = whole.stream.peak_bytes - whole.stream.received_bytes
+        return whole.weights.held_bytes + 0.9 * shrunk * in_plane
 
     def _graph_of(self, cut: Sequence[Cut]) -> Graph | None:
         """The graph of a tile; none where it would do anything else than the whole's."""
@@ -258,12 +265,21 @@ class _Search:
             slab=way.slab,
             by_stage=way.by_stage,
             details=self._details(way),
+            slab_bytes=self._slab_bytes(way),
             tiles=tiles_of(way.cut) if way.tiled else (),
         )
 
+    def _slab_bytes(self, way: _Way) -> int:
+        """A slab of scores as it is given, in single precision."""
+        output = self._graph.nodes[self._graph.outputs[0]]
+        sizes = [max(stop - start for start, stop in cut.scores) for cut in way.cut]
+        sizes[way.axis] = min(way.slab, sizes[way.axis])
+        channels = math.prod(output.shape[: -len(sizes)])
+        return channels * math.prod(sizes) * torch.float32.itemsize
+
     def _details(self, way: _Way) -> dict[str, Any]:
         details: dict[str, Any] = {
-            "precision": "bf16" if self.request.dtype == torch.bfloat16 else "fp32",
+            "precision": short_name(self.request.dtype),
             "half_tails": way.half_tails,
             "fullest_at": way.stream.peak_layer or "handing over a slab",
         }

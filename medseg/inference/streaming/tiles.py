@@ -70,19 +70,19 @@ def cuts(graph: Graph, axis: int) -> list[Cut]:
     length, scores = graph.nodes[graph.input].size[axis], output.size[axis]
     found = [Cut.uncut(length, scores)]
     alignment = _alignment(graph, axis)
-    margins = None if alignment is None else _margins(graph, axis, alignment)
-    if alignment is None or margins is None:
+    margin = None if alignment is None else _margin(graph, axis, alignment)
+    if alignment is None or margin is None:
         return found
     unit = int(alignment / graph.scales(axis)[output.name])
     smallest: dict[int, int] = {}
     for units_less in range(1, -(-length // alignment)):
-        sound = scores - units_less * unit - sum(margins)
+        sound = scores - units_less * unit - 2 * margin
         step = (sound - 1) // unit
         if step < 1:
             break
         smallest[1 - (-units_less // step)] = units_less
     return found + [
-        _cut(length, scores, count, units_less, alignment, unit, margins)
+        _cut(length, scores, count, units_less, alignment, unit, margin)
         for count, units_less in sorted(smallest.items())
     ]
 
@@ -139,13 +139,16 @@ def _placed(graph: Graph, axis: int) -> tuple[Node, ...]:
     return tuple(node for node in graph.ancestors(graph.outputs[0]) if node.name in scales)
 
 
-def _margins(graph: Graph, axis: int, alignment: int) -> tuple[int, int] | None:
-    """Scores that a cut spoils before and behind it; ``None`` if it spoils all."""
+def _margin(graph: Graph, axis: int, alignment: int) -> int | None:
+    """Scores that a cut spoils before or behind it, whichever are more; ``None`` if it spoils all.
+
+    With the same margin on both sides, tiles seen in a mirror are tiles of the mirror image.
+    """
     length = graph.nodes[graph.input].size[axis]
     middle = length // 2 // alignment * alignment
     before = _spoilt_behind(graph, axis, middle)
     after = _spoilt_before(graph, axis, middle)
-    return None if before is None or after is None else (before, after)
+    return None if before is None or after is None else max(before, after)
 
 
 def _spoilt_behind(graph: Graph, axis: int, cut: int) -> int | None:
@@ -189,14 +192,14 @@ def _cut(
     units_less: int,
     alignment: int,
     unit: int,
-    margins: tuple[int, int],
+    margin: int,
 ) -> Cut:
     places = [number * units_less // (count - 1) for number in range(count)]
     given = scores - units_less * unit
     borders = [0]
     for here, after in itertools.pairwise(places):
         # Between the first sound score of the next tile and the last of this one, fairly.
-        first_of_next, end_of_this = after * unit + margins[0], here * unit + given - margins[1]
+        first_of_next, end_of_this = after * unit + margin, here * unit + given - margin
         borders.append((first_of_next + end_of_this) // 2)
     own = tuple(itertools.pairwise([*borders, scores]))
     size = length - units_less * alignment

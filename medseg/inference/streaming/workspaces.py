@@ -37,7 +37,9 @@ def workspace_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, m
         case "transposed_convolution":
             return _transposed_bytes(node, sources, axis, read, width)
         case "max_pool":
-            return result * _INDEX_BYTES  # PyTorch finds the places even where nobody asks for them
+            # PyTorch finds the places even where nobody asks for them.
+            turned = axis > 0 and bool(node.options.get("return_indices"))
+            return result * _INDEX_BYTES + (_turning_bytes(given, result, width) if turned else 0)
         case "interpolation":
             # After the other axes, slices are picked and weighted twice before they are added.
             along = node.ranges[axis]
@@ -52,6 +54,11 @@ def workspace_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, m
             return given * width
         case _:
             return 0
+
+
+def _turning_bytes(given: int, result: int, width: int) -> int:
+    """Of a pooling in the volume's own order of axes: a copy of what it reads, then two parts of places."""
+    return max(given * width, result * 2 * _INDEX_BYTES)
 
 
 def _transposed_bytes(node: Node, sources: Sequence[Node], axis: int, read: int, width: int) -> int:

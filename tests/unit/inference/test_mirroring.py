@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,18 +13,21 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medseg.errors import ConfigError
+from medseg.inference.allocator import ALLOCATOR_STAGE
+from medseg.inference.mirrored_slabs import MirroredSlabs
 from medseg.inference.mirroring import (
     Mirrored,
-    MirroredSlabs,
     flips_of,
     mean_scores,
     partner_permutation,
 )
 from medseg.inference.overlap_tile import OverlapTileInferer
-from medseg.inference.slabs import MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan
 from medseg.inference.sliding_window import SlidingWindowInferer
+from medseg.inference.streaming import StreamingInferer
 from medseg.labels import LabelScheme
 from medseg.network_graph import capture
+from medseg.networks import build_network
 
 
 def network_of(classes: int, spatial_dims: int = 3) -> nn.Module:
@@ -176,8 +181,47 @@ class TestInferers:
         alone = inferer.plan(network, (1, 1, 12, 5, 6))
         mirrored = MirroredSlabs(inferer, (1, 2)).plan(network, (1, 1, 12, 5, 6))
 
-        assert mirrored.peak_bytes == 4 * alone.peak_bytes
         assert mirrored.details["mirrored_axes"] == [1, 2]
+        turns = {WORK_STAGE, ALLOCATOR_STAGE}
+        held = sum(size for stage, size in alone.by_stage.items() if stage not in turns)
+        taken_in_turns = sum(size for stage, size in alone.by_stage.items() if stage in turns)
+        # A row of tiles of two classes, in single precision.
+        slab = 2 * 4 * 5 * 6 * 4
+        assert alone.slab_bytes == slab
+        assert mirrored.by_stage["mean"] == slab + max(0, 4 * slab - alone.by_stage[WORK_STAGE])
+        assert mirrored.peak_bytes == 4 * held + taken_in_turns + mirrored.by_stage["mean"]
+
+    def test_the_result_of_a_call_is_planned_for(self) -> None:
+        slabs, network = MirroredSlabs(_AlongAxis0((4, 3, 6)), (1,)), nn.Conv3d(1, 2, 3)
+
+        given_on = slabs.plan(network, (1, 1, 12, 5, 6))
+        whole = slabs.plan(network, (1, 1, 12, 5, 6), result=True)
+
+        assert whole.peak_bytes - given_on.peak_bytes == 2 * 12 * 5 * 6 * 4
+
+    @pytest.mark.parametrize("axes", [(1,), (1, 2)])
+    def test_tiles_of_mirror_images_give_what_whole_planes_give(self, axes: tuple[int, ...]) -> None:
+        torch.manual_seed(1)
+        network = build_network("unet", 3, 1, 3, features=(4, 6)).eval()
+        # Strides do not divide the plane: a cut image is pooled as the whole one only at the right places.
+        image, swapped = torch.randn(1, 1, 12, 66, 61), (0, 2, 1)
+        free = StreamingInferer(axis=0, slab=1).plan(network, tuple(image.shape))
+        tight = StreamingInferer(axis=0, max_ram_bytes=int(0.8 * free.peak_bytes))
+        slabs = MirroredSlabs(tight, axes, swapped, left_right_axis=2)
+
+        plan = slabs.plan(network, tuple(image.shape))
+        scores = slabs(image, network)
+
+        assert len(plan.tiles) > 1
+        with torch.no_grad():
+            expected = Mirrored(network, axes, swapped, left_right_axis=2)(image)
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
+
+    def test_the_peak_is_what_was_planned(self, peaks: Callable[..., list[Any]]) -> None:
+        few_classes, many_classes = peaks(PEAKS)
+
+        assert few_classes.holds(), few_classes
+        assert many_classes.holds(), many_classes
 
     def test_the_streamed_axis_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="along axis 0"):
@@ -193,12 +237,37 @@ class TestInferers:
         torch.testing.assert_close(result.affine, affine)
 
 
+PEAKS = """
+from medseg.inference.allocator import ALLOCATOR_STAGE
+from medseg.inference.mirrored_slabs import MirroredSlabs
+from medseg.inference.streaming import StreamingInferer
+from medseg.networks import build_network
+
+image = torch.randn(1, 1, 24, 128, 128)
+shape = tuple(image.shape)
+
+def go_through(length, slabs, network):
+    part = image[:, :, :length]
+    plan = slabs.plan(network, tuple(part.shape))
+    for _ in slabs.slabs(lambda start, stop: part.narrow(2, start, stop - start), network, part.shape, plan):
+        pass
+
+for classes in (3, 60):
+    network = build_network("unet", 3, 1, classes, features=(16, 32)).eval()
+    slabs = MirroredSlabs(StreamingInferer(axis=0), (1, 2))
+    with torch.inference_mode():
+        go_through(2, slabs, network)
+        plan = slabs.plan(network, shape)
+        peak = measured(lambda: go_through(24, slabs, network))
+    print(plan.peak_bytes, plan.by_stage[ALLOCATOR_STAGE], peak)
+"""
+
+
 class _AlongAxis0(OverlapTileInferer):
     """Goes along the first axis whatever memory that takes."""
 
-    def plan(self, network: nn.Module, shape: tuple[int, ...]) -> MemoryPlan:
-        plan = super().plan(network, shape)
-        return MemoryPlan(plan.mode, 0, plan.slab, plan.by_stage, plan.details)
+    def plan(self, network: nn.Module, shape: Sequence[int], *, result: bool = False) -> MemoryPlan:
+        return replace(super().plan(network, shape, result=result), axis=0)
 
     def slabs(self, *arguments: object) -> Iterator[tuple[int, Tensor]]:
         return super().slabs(*arguments)

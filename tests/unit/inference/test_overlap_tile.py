@@ -22,6 +22,7 @@ from medseg.inference.mirroring import Mirrored
 from medseg.inference.overlap_tile import OverlapTileInferer
 from medseg.inference.overlap_tile.fitting import AxisFit, TileFit, fit_tiles
 from medseg.inference.overlap_tile.tiles import Layout, cut_out, source_indices
+from medseg.inference.slabs import WORK_STAGE
 from medseg.networks import build_configuration, build_network
 
 
@@ -384,7 +385,7 @@ class TestMemory:
 
         assert plan.mode == "overlap-tile"
         assert plan.peak_bytes <= limit
-        assert set(plan.by_stage) == {"tile", "image", "scores", ALLOCATOR_STAGE}
+        assert set(plan.by_stage) == {WORK_STAGE, "image", "scores", ALLOCATOR_STAGE}
 
     def test_more_memory_is_less_work(self) -> None:
         network = unet(3, features=(4, 8))
@@ -443,6 +444,6 @@ def slab_by_slab():
 
 plan = inferer.plan(network, shape)
 print(plan.peak_bytes, plan.by_stage[ALLOCATOR_STAGE], measured(slab_by_slab))
-in_one = inferer._plan(network, shape, result_bytes=6 * image.nbytes)
+in_one = inferer.plan(network, shape, result=True)
 print(in_one.peak_bytes, in_one.by_stage[ALLOCATOR_STAGE], measured(lambda: inferer(image, network)))
 """

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from torch import nn
 
 from medseg.errors import ConfigError, ResourceError
-from medseg.inference.planning import plan_memory
+from medseg.inference.planning import MODES, plan_memory
 from medseg.networks import build_network
 
 SHAPE = (1, 1, 40, 48, 56)
@@ -55,10 +56,33 @@ def test_refusals(network: nn.Module) -> None:
         plan_memory(network, SHAPE, max_ram_bytes=10_000)
     with pytest.raises(ConfigError, match="unknown mode 'stream'"):
         plan_memory(network, SHAPE, mode="stream")
-    with pytest.raises(ConfigError, match="no limit changes"):
-        plan_memory(network, SHAPE, mode="sliding-window", max_ram_bytes=1)
+    with pytest.raises(ResourceError, match="max_ram_bytes"):
+        plan_memory(network, SHAPE, mode="sliding-window", roi_size=(16, 16, 16), max_ram_bytes=1)
 
 
-def test_other_modes_plan_themselves() -> None:
+OPTIONS: dict[str, dict[str, Any]] = {
+    "streaming": {"axis": 2},
+    "sliding-window": {"roi_size": (16, 16, 16), "sw_batch_size": 8},
+    "overlap-tile": {},
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_whatever_the_mode_the_result_counts(mode: str) -> None:
     network = build_network("unet", 3, 1, 3, features=(4, 6))
-    assert plan_memory(network, SHAPE, mode="sliding-window", roi_size=(16, 16, 16)).mode == "sliding-window"
+    plan = plan_memory(network, SHAPE, mode=mode, **OPTIONS[mode])
+    assert plan.mode == mode
+    assert plan.by_stage["result"] == 3 * 4 * 40 * 48 * 56
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_keeps_to_a_limit(mode: str) -> None:
+    network = build_network("unet", 3, 1, 3, features=(4, 6))
+    free = plan_memory(network, SHAPE, mode=mode, reduce="argmax", **OPTIONS[mode])
+    limit = int(0.9 * free.peak_bytes)
+    assert (
+        plan_memory(
+            network, SHAPE, mode=mode, reduce="argmax", max_ram_bytes=limit, **OPTIONS[mode]
+        ).peak_bytes
+        <= limit
+    )

@@ -102,8 +102,9 @@ def _max_pool_with_places(layer: Layer) -> Kernel:
             return values, places.add_(first * plane)
         # Axes before the streamed one, the streamed one, and those behind it: from there to the front.
         rest = places % inner
-        along = (places // inner) % (last - first) + first
-        before = places // (inner * (last - first))
+        places.floor_divide_(inner)
+        before = places // (last - first)
+        along = places.remainder_(last - first).add_(first)
         return values, along.mul_(plane).add_(before, alpha=inner).add_(rest)
 
     return run

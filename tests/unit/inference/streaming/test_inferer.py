@@ -39,13 +39,13 @@ def assert_alike(found: Tensor, wanted: Tensor) -> None:
 
 def least(network: nn.Module, image: Tensor, **options: Any) -> int:
     """The peak of slabs of one slice over whole planes."""
-    return StreamingInferer(slab=1, **options).plan_call(network, image.shape).peak_bytes
+    return StreamingInferer(slab=1, **options).plan(network, image.shape, result=True).peak_bytes
 
 
 def test_a_tight_limit_leads_to_tiles_that_change_nothing(network: nn.Module, image: Tensor) -> None:
     limit = int(0.9 * least(network, image, reduce="argmax"))
     inferer = StreamingInferer(max_ram_bytes=limit, reduce="argmax")
-    plan = inferer.plan_call(network, image.shape)
+    plan = inferer.plan(network, image.shape, result=True)
     assert len(plan.tiles) > 1
     assert plan.peak_bytes <= limit
     assert not plan.details["half_tails"]
@@ -81,7 +81,7 @@ def test_slabs_of_tiles_are_those_of_the_whole(network: nn.Module, image: Tensor
 def test_slabs_refuse_a_plan_of_several_tiles(network: nn.Module, image: Tensor) -> None:
     limit = int(0.9 * least(network, image, reduce="argmax"))
     inferer = StreamingInferer(max_ram_bytes=limit, reduce="argmax")
-    plan = inferer.plan_call(network, image.shape)
+    plan = inferer.plan(network, image.shape, result=True)
     with pytest.raises(ConfigError, match="tiles"):
         next(inferer.slabs(lambda a, b: image[:, :, a:b], network, image.shape, plan))
 
@@ -146,7 +146,7 @@ def test_half_tails_where_tiles_do_not_help() -> None:
     image = torch.randn(1, 1, 64, 40, 40)
     tight = int(0.97 * least(network, image, reduce="argmax", axis=0))
     inferer = StreamingInferer(axis=0, max_ram_bytes=tight, reduce="argmax")
-    plan = inferer.plan_call(network, image.shape)
+    plan = inferer.plan(network, image.shape, result=True)
     assert plan.details["half_tails"]
     assert not plan.tiles
     same = inferer(image, network)[:, 0] == whole(network, image).argmax(1)
