@@ -232,21 +232,11 @@ def lesion_metrics(
     pred_numbers = components(pred[box], connectivity, smallest_voxels)
     ref_numbers = components(ref[box], connectivity, smallest_voxels)
     table = contingency(pred_numbers, ref_numbers)
-    if isinstance(criterion, OverlapCriterion):
-        pred_of_pair, ref_of_pair = table.pairs.T
-        sizes = table.ref_voxels[ref_of_pair], table.pred_voxels[pred_of_pair]
-        pairs, closeness = table.pairs, _share(criterion.measure, table.pair_voxels, *sizes)
-    else:
-        pairs, closeness = _near_pairs(pred_numbers, ref_numbers, table, spacing, criterion)
-    union_criterion = criterion if isinstance(criterion, OverlapCriterion) else None
+    pairs, closeness = _candidates(pred_numbers, ref_numbers, table, spacing, criterion)
     if one_to_one:
-        if union_criterion is not None:
-            enough = closeness >= union_criterion.at_least * (1 - ROUNDING)
-            pairs, closeness = pairs[enough], closeness[enough]
-        # One pair more always outweighs what all pairs together can gain by being closer.
-        pairs = pairs[assign_pairs(pairs, 1 + closeness / (len(closeness) + 1))]
+        pairs = _one_to_one(pairs, closeness, criterion)
         table = table.only(pairs)
-        union_criterion = None
+    union_criterion = criterion if isinstance(criterion, OverlapCriterion) and not one_to_one else None
     return LesionScore(
         ref_lesions=_lesions(table, pairs, union_criterion, voxel_ml),
         pred_lesions=_lesions(table.swapped(), pairs[:, ::-1], union_criterion, voxel_ml),
@@ -300,19 +290,36 @@ def _share(
     return share
 
 
-def _near_pairs(
+def _candidates(
     pred_numbers: npt.NDArray[np.int32],
     ref_numbers: npt.NDArray[np.int32],
     table: Contingency,
     spacing_mm: npt.NDArray[np.float64],
-    criterion: DistanceCriterion,
+    criterion: OverlapCriterion | DistanceCriterion,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """The pairs within the distance, shape (N, 2), and how close they are, 0 (at the limit) to 1."""
+    """All pairs that overlap, or that are near enough, shape (N, 2), and how close each is, 0 to 1."""
+    if isinstance(criterion, OverlapCriterion):
+        pred, ref = table.pairs.T
+        sizes = table.ref_voxels[ref], table.pred_voxels[pred]
+        return table.pairs, _share(criterion.measure, table.pair_voxels, *sizes)
     measure = voxel_distances if criterion.between == "voxels" else centroid_distances
     pairs, distances = measure(pred_numbers, ref_numbers, table, spacing_mm, criterion.within_mm)
     near = distances <= criterion.within_mm * (1 + ROUNDING)
     closeness = 1 - distances[near] / (criterion.within_mm or 1.0)
     return pairs[near], np.maximum(closeness, 0)
+
+
+def _one_to_one(
+    pairs: npt.NDArray[np.int64],
+    closeness: npt.NDArray[np.float64],
+    criterion: OverlapCriterion | DistanceCriterion,
+) -> npt.NDArray[np.int64]:
+    """As many of the pairs as possible, those that are closest; each must fulfil the criterion by itself."""
+    if isinstance(criterion, OverlapCriterion):
+        enough = closeness >= criterion.at_least * (1 - ROUNDING)
+        pairs, closeness = pairs[enough], closeness[enough]
+    # One pair more always outweighs what all pairs together can gain by being closer.
+    return pairs[assign_pairs(pairs, 1 + closeness / (len(closeness) + 1))]
 
 
 def _check(

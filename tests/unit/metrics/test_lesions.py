@@ -252,6 +252,22 @@ def test_distances_are_those_of_all_voxel_pairs(
         assert found == near
 
 
+def test_distances_of_larger_lesions_are_those_of_a_distance_map() -> None:
+    spacing = (0.8, 0.8, 2.5)
+    noise = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(2, 30, 30, 20)), (0, 1.5, 1.5, 1))
+    pred, ref = noise > 0.16
+    (pred_numbers, n_pred), (ref_numbers, n_ref) = (
+        ndimage.label(mask, np.ones((3, 3, 3))) for mask in (pred, ref)
+    )
+    assert min(n_pred, n_ref) > 5
+    for within_mm in (3.0, 6.0, 100.0):
+        score = lesion_metrics(pred, ref, spacing, criterion=DistanceCriterion(within_mm))
+        for lesion in score.ref_lesions:
+            away = ndimage.distance_transform_edt(ref_numbers != lesion.number, sampling=spacing)
+            nearest = ndimage.minimum(away, pred_numbers, np.arange(1, n_pred + 1))
+            assert lesion.partners == tuple((np.flatnonzero(nearest <= within_mm) + 1).tolist())
+
+
 def largest_matching(pairs: set[tuple[int, int]]) -> int:
     """By augmenting paths, the textbook's way."""
     partner: dict[int, int] = {}
