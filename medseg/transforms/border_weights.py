@@ -63,7 +63,7 @@ def border_weight_map(
     class alone. What is less than 1e-5 of w0 counts as zero.
 
     Time does not depend on the number of instances, and those that have no neighbour within 4.8 sigma cost
-    nothing; memory is some 20 bytes a voxel.
+    nothing; memory is some 30 bytes a voxel.
 
     Args:
         labels: Instance ids, 0 for the background, in any order and with gaps; shape (X, Y) or (X, Y, Z).

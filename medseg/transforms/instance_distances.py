@@ -131,15 +131,18 @@ def _pieces(box: Box) -> Iterator[Box]:
 
 def _two_nearest(
     instances: npt.NDArray[np.int32], count: int, spacing_mm: Sequence[float], reach_mm: float
-) -> npt.NDArray[np.float32]:
+) -> npt.NDArray[np.float64]:
     """As ``summed_distances_mm``, with passes over the whole array."""
     far = 2.0 * reach_mm**2
     packing = _Packing(count, far)
-    keys: Keys = np.where(instances > 0, instances, packing.squares(far))
+    keys: Keys = instances.astype(np.float64)
+    keys[instances == 0] = packing.squares(far)
     second = np.full(instances.shape, far, dtype=np.float32)
     for axis, length in enumerate(spacing_mm):
         _spread(keys, second, axis, length, reach_mm, packing)
-    summed = np.sqrt(packing.unpacked(keys)[0]) + np.sqrt(second)
+    summed = packing.squares_in_place(keys)
+    np.sqrt(summed, out=summed)
+    summed += np.sqrt(second, out=second)
     summed[summed > reach_mm * (1.0 + 1e-6)] = np.inf
     return summed
 
@@ -157,6 +160,13 @@ class _Packing:
     def squares(self, square: float) -> float:
         """What to add to a number that its squared distance grows by ``square``."""
         return round(square / self._unit) * self._base
+
+    def squares_in_place(self, keys: Keys) -> npt.NDArray[np.float64]:
+        """Squared distances, in the memory of ``keys``."""
+        keys /= self._base
+        np.floor(keys, out=keys)
+        keys *= self._unit
+        return keys
 
     def unpacked(self, keys: Keys) -> tuple[Squares, Squares]:
         """Squared distances, and the instances."""

@@ -358,6 +358,7 @@ class WithoutWeights(nn.Module):
 
     def __init__(self, softmax: bool = False, to_onehot_y: bool = False) -> None:
         super().__init__()
+        self.options = (softmax, to_onehot_y)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         del target
