@@ -127,7 +127,7 @@ def _smallest_distance(one: cKDTree, other: cKDTree) -> float:
     """Between any point of one set and any of another."""
     if one.n > other.n:
         one, other = other, one
-    # Going to and fro a few times ends near the closest places: few points are left to be looked at then.
+    # Going back and forth a few times ends near the closest places: few points are left to be looked at then.
     point, bound = one.data[0], np.inf
     for _ in range(3):
         point = other.data[other.query(point)[1]]
