@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +144,18 @@ def test_every_recipe_suits_data_of_any_shape(
     name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> None:
     recipe = load_recipe(name)
+    # Of several classes, a recipe that tells objects apart would have to name one.
+    classes = {1: "a"} if recipe.postprocess.instances is not None else {1: "a", 2: "b"}
+    dataset = replace(DATASET, labels=LabelScheme.from_names(classes))
     facts = Fingerprint(
         cases=3,
         median_shape=shape,
         largest_shape=shape,
         median_spacing_mm=spacing,
         foreground_intensity=({"lower": -10.0, "upper": 90.0, "mean": 40.0, "std": 20.0},) * 2,
-        class_voxels=(1, 1, 1),
+        class_voxels=(1,) * len(dataset.labels),
     )
-    require_fitting_parts(plan_from_fingerprint(DATASET, facts, recipe), recipe)
+    require_fitting_parts(plan_from_fingerprint(dataset, facts, recipe), recipe)
 
 
 def test_every_network_has_a_recipe() -> None:
