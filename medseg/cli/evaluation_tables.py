@@ -32,23 +32,16 @@ def print_scores(summary: dict[str, Any], options: ScoringOptions) -> None:
     if len(rows) > 1:
         rows.append(_overlap_row("mean over classes", summary["over_classes"]))
     console.print_table(title, columns, rows, text_columns=(0, len(columns) - 1))
-    if options.surface is not None:
-        robust = f"HD{options.percentile:g}"
-        console.print_table(
-            f"Surface distances in mm, NSD at {options.tolerance_mm:g} mm, and volumes in ml. A missed or "
-            "invented\nstructure counts as the image's diagonal; in 'found', it is left out.",
-            ["class", robust, "found", "ASSD", "found", "NSD", "reference", "predicted"],
-            [
-                _surface_row(f"{entry['label']} {entry['name']}", entry, options.column)
-                for entry in summary["classes"]
-            ],
-        )
+    if options.surface is None:
+        _print_volumes(summary)
+    else:
+        _print_surfaces(summary, options)
     _print_worst(summary, options.column("hd95_bound_mm"))
 
 
 def _overlap_row(title: str, entry: dict[str, Any]) -> list[str]:
     if entry.get("status") == "not applicable":
-        return [title, "-", "", "", "", "-", "0", "not applicable: in no case"]
+        return [title, "-", "", "", "", "-", "0", "not applicable"]
     dice = entry["dice"]
     return [
         title,
@@ -62,35 +55,51 @@ def _overlap_row(title: str, entry: dict[str, Any]) -> list[str]:
     ]
 
 
-def _surface_row(title: str, entry: dict[str, Any], column: Callable[[str], str]) -> list[str]:
-    names = ("hd95_bound_mm", "hd95_mm", "assd_bound_mm", "assd_mm")
-    return [
-        title,
-        *(_measure(entry[column(name)]["mean"]) for name in names),
-        _ratio(entry["nsd"]["mean"]),
-        _measure(entry["volume_ref_ml"]["mean"]),
-        _measure(entry["volume_pred_ml"]["mean"]),
+def _print_surfaces(summary: dict[str, Any], options: ScoringOptions) -> None:
+    distances = [options.column(f"{name}_mm") for name in ("hd95_bound", "hd95", "assd_bound", "assd")]
+    rows = [
+        [
+            f"{entry['label']} {entry['name']}",
+            *(_measure(entry[distance]["mean"]) for distance in distances),
+            _ratio(entry["nsd"]["mean"]),
+            *_volumes(entry),
+        ]
+        for entry in summary["classes"]
     ]
+    console.print_table(
+        f"Surface distances in mm, NSD at {options.tolerance_mm:g} mm, volumes in ml. A missed or invented\n"
+        "structure counts as the image's diagonal; in 'found' it is left out.",
+        ["class", f"HD{options.percentile:g}", "found", "ASSD", "found", "NSD", "reference", "predicted"],
+        rows,
+    )
+
+
+def _print_volumes(summary: dict[str, Any]) -> None:
+    rows = [[f"{entry['label']} {entry['name']}", *_volumes(entry)] for entry in summary["classes"]]
+    console.print_table("Volumes in ml", ["class", "reference", "predicted"], rows)
+
+
+def _volumes(entry: dict[str, Any]) -> list[str]:
+    return [_measure(entry[volume]["mean"]) for volume in ("volume_ref_ml", "volume_pred_ml")]
 
 
 def _print_worst(summary: dict[str, Any], distance: str) -> None:
     cases = [case for case in summary["cases"] if case["dice"] is not None]
     if len(cases) < 2:
         return
-    has_distance = distance in cases[0]
+    has_surfaces = distance in cases[0]
     rows = [
         [
             case["case"],
             _ratio(case["dice"]),
-            *([_measure(case[distance]), _ratio(case["nsd"])] if has_distance else []),
-            ", ".join(f"{case[f'n_{kind}']} {kind}" for kind in _FAILURES if case.get(f"n_{kind}")).replace(
-                "_", " "
-            ),
+            *([_measure(case[distance]), _ratio(case["nsd"])] if has_surfaces else []),
+            f"{case['lowest']['class']} {_ratio(case['lowest']['dice'])}",
+            _failures(case),
         ]
         for case in cases[:_WORST_SHOWN]
     ]
-    surface = [distance.split("_")[0].upper(), "NSD"] if has_distance else []
-    columns = ["case", "Dice", *surface, "lowest class", "failures"]
+    surfaces = [distance.split("_")[0].upper(), "NSD"] if has_surfaces else []
+    columns = ["case", "Dice", *surfaces, "lowest class", "failures"]
     last = len(columns) - 1
     console.print_table(
         "Worst cases first, means over classes", columns, rows, text_columns=(0, last - 1, last)
@@ -222,7 +231,7 @@ def _ratio(number: float | None) -> str:
 def _measure(number: float | None) -> str:
     if number is None:
         return "-"
-    return f"{number:.2f}" if abs(number) < 100.0 else f"{number:.4g}"
+    return f"{number:.2f}" if abs(number) < 100.0 else f"{number:.0f}"
 
 
 def _signed(number: float | None, show: Callable[[float | None], str]) -> str:

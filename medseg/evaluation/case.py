@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medseg.evaluation.grids import onto_grid
+from medseg.evaluation.grids import coverage, onto_grid
 from medseg.evaluation.label_maps import read_label_map, values_in
 from medseg.evaluation.lesions import LesionRow, lesion_row
 from medseg.evaluation.options import ScoringOptions
@@ -17,8 +17,7 @@ from medseg.evaluation.pairs import Pair
 from medseg.evaluation.score import Score, Status, status_of
 from medseg.geometry import Grid
 from medseg.labels import LabelScheme
-from medseg.metrics import Overlap, confusion, overlaps_of
-from medseg.metrics.surface import SurfaceScore, surface_metrics_of_labels
+from medseg.metrics import Overlap, SurfaceScore, confusion, overlaps_of, surface_metrics_of_labels
 from medseg.volume import Volume
 
 __all__ = ["CaseNotes", "CaseResult", "CaseTask", "found_labels", "read_pair", "score_case"]
@@ -126,9 +125,12 @@ def read_pair(pair: Pair) -> tuple[Volume, Volume, str | None]:
         return reference, Volume(np.zeros_like(reference.array, dtype=np.uint8), reference.grid), None
     prediction = read_label_map(pair.prediction)
     difference = reference.grid.difference(prediction.grid)
-    if difference is not None:
-        prediction = onto_grid(prediction, reference.grid)
-    return reference, prediction, difference
+    if difference is None:
+        return reference, prediction, None
+    covered = coverage(prediction.grid, reference.grid)
+    if covered < 1.0:
+        difference += f"; covers {covered:.0%} of the reference"
+    return reference, onto_grid(prediction, reference.grid), difference
 
 
 def found_labels(pair: Pair, reference: Volume, prediction: Volume, also: Sequence[int] = ()) -> LabelScheme:

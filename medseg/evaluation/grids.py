@@ -14,7 +14,9 @@ from medseg.geometry import Grid
 from medseg.io import VolumeHeader, read_header
 from medseg.volume import Volume
 
-__all__ = ["check_pairs", "onto_grid"]
+__all__ = ["check_pairs", "coverage", "onto_grid"]
+
+_POINTS_PER_AXIS = 32
 
 
 def check_pairs(pairs: Sequence[Pair], *, resample_prediction: bool = False) -> tuple[int, ...]:
@@ -28,7 +30,8 @@ def check_pairs(pairs: Sequence[Pair], *, resample_prediction: bool = False) -> 
         The number of voxels of each reference: what the work will be.
 
     Raises:
-        GeometryError: The grids of a pair differ by more than ``medseg.geometry.GRID_TOLERANCE_VOXELS``.
+        GeometryError: The grids of a pair differ by more than ``medseg.geometry.GRID_TOLERANCE_VOXELS``; or,
+            if that is accepted, the prediction lies somewhere else altogether.
         InputError: A file is damaged, or has several channels.
     """
     return tuple(_checked_size(pair, resample_prediction) for pair in pairs)
@@ -36,14 +39,22 @@ def check_pairs(pairs: Sequence[Pair], *, resample_prediction: bool = False) -> 
 
 def _checked_size(pair: Pair, resample_prediction: bool) -> int:
     grid = _header_of_label_map(pair.reference).grid
-    if pair.prediction is not None:
-        difference = grid.difference(_header_of_label_map(pair.prediction).grid)
-        if difference is not None and not resample_prediction:
-            raise GeometryError(
-                f"lies on another grid than its reference {pair.reference}: {difference}",
-                where=pair.prediction,
-                fix="segment the image that the reference was drawn on, or give --resample-prediction",
-            )
+    if pair.prediction is None:
+        return grid.voxel_count
+    other = _header_of_label_map(pair.prediction).grid
+    difference = grid.difference(other)
+    if difference is not None and not resample_prediction:
+        raise GeometryError(
+            f"lies on another grid than its reference {pair.reference}: {difference}",
+            where=pair.prediction,
+            fix="segment the image that the reference was drawn on, or give --resample-prediction",
+        )
+    if difference is not None and coverage(other, grid) == 0.0:
+        raise GeometryError(
+            f"shows another part of space than its reference {pair.reference}",
+            where=pair.prediction,
+            fix="check which belongs to which, and their affines",
+        )
     return grid.voxel_count
 
 
@@ -54,6 +65,20 @@ def _header_of_label_map(path: Path) -> VolumeHeader:
             f"has {header.channels} channels, a label map has one", where=path, fix="check the path"
         )
     return header
+
+
+def coverage(source: Grid, target: Grid) -> float:
+    """How much of ``target`` lies within ``source``, 0 to 1, as some thousand of its voxels tell.
+
+    Example:
+        >>> near = Grid((10, 10, 10), np.eye(4))
+        >>> coverage(near.cropped((5, 0, 0), (10, 10, 10)), near)
+        0.5
+    """
+    axes = [np.unique(np.linspace(0, size - 1, min(size, _POINTS_PER_AXIS)).round()) for size in target.shape]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    indices = source.to_index(target.to_world(points))
+    return float(((indices > -0.5) & (indices < np.array(source.shape) - 0.5)).all(axis=1).mean())
 
 
 def onto_grid(labels: Volume, grid: Grid) -> Volume:

@@ -25,30 +25,34 @@ def read_label_map(path: Path) -> Volume:
     """Read a label map of one channel; floating-point files are fine if they hold whole numbers.
 
     Returns:
-        Label values of an integer type, (1, X, Y, Z).
+        Label values from 0, of an integer type, (1, X, Y, Z).
 
     Raises:
         InputError: The file is damaged, or holds something else.
     """
     volume = read_volume(path)
     array = volume.array
+    if array.dtype.kind == "u":
+        return volume
+    # NaN is neither below nor above anything, hence the "not".
+    if not (array.min() >= 0 and array.max() <= _LARGEST_EXACT):
+        raise _no_label_map(path)
     if array.dtype.kind != "f":
         return volume
-    if not (np.abs(array) <= _LARGEST_EXACT).all() or (array != np.rint(array)).any():
+    if (array != np.rint(array)).any():
         raise _no_label_map(path)
-    dtype = smallest_integer_dtype([int(array.min()), int(array.max())])
-    return Volume(array.astype(dtype), volume.grid)
+    return Volume(array.astype(smallest_integer_dtype([0, int(array.max())])), volume.grid)
 
 
 def values_in(labels: Volume, where: Path) -> set[int]:
     """The values of a label map.
 
     Args:
-        labels: Of an integer type.
+        labels: As ``read_label_map`` gives them.
         where: The file, for errors.
 
     Raises:
-        InputError: A value is negative, or there are more than ``MOST_CLASSES``.
+        InputError: There are more than ``MOST_CLASSES``.
 
     Example:
         >>> from medseg.geometry import Grid
@@ -57,9 +61,7 @@ def values_in(labels: Volume, where: Path) -> set[int]:
         [0, 2, 7]
     """
     array = labels.array
-    low, high = int(array.min()), int(array.max())
-    if low < 0:
-        raise _no_label_map(where)
+    high = int(array.max())
     if high > _LARGEST_IN_TABLE:
         present = np.unique(array)
     else:

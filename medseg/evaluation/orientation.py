@@ -13,13 +13,16 @@ import numpy.typing as npt
 
 from medseg.geometry import AxisMap
 
-__all__ = ["EXPLAINED_DICE", "POOR_DICE", "Flip", "find_flip"]
+__all__ = ["EXPLAINED_DICE", "LEAST_GAIN", "POOR_DICE", "Flip", "find_flip"]
 
 POOR_DICE = 0.5
 """Only predictions whose mean Dice is below this are suspected."""
 
-EXPLAINED_DICE = 0.7
-"""A flip explains a poor score if the mean Dice behind it reaches this."""
+EXPLAINED_DICE = 0.6
+"""A flip explains a poor score if the mean Dice once it is undone reaches this, …"""
+
+LEAST_GAIN = 0.2
+"""… and is larger by this at least: much of the body is nearly symmetric."""
 
 _SIMPLER_WINS = 0.02
 _COARSE_VOXELS = 500_000
@@ -62,7 +65,7 @@ def find_flip(
 
     Returns:
         The simplest of the best ways, or ``None`` if the prediction is not poor (``POOR_DICE``), or nothing
-        makes it good (``EXPLAINED_DICE``).
+        makes it good (``EXPLAINED_DICE``, ``LEAST_GAIN``).
 
     Example:
         >>> ref = np.zeros((8, 8, 6), np.uint8)
@@ -81,7 +84,7 @@ def find_flip(
         dice = copy.dice(candidate)
         if dice > best_dice + _SIMPLER_WINS:
             best, best_dice = candidate, dice
-    if best_dice < EXPLAINED_DICE:
+    if best_dice < max(EXPLAINED_DICE, as_it_is + LEAST_GAIN):
         return None
     flipped = tuple(axis for axis in range(3) if best.flips[axis])
     return Flip(flipped, best.axes, as_it_is, best_dice, _describe(best, axcodes))
