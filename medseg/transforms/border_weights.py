@@ -343,6 +343,15 @@ def _whole_numbers(values: Array, where: str) -> Array:
     return whole
 
 
+def _class_value(value: int | str) -> int:
+    """A class value, which JSON writes as text where it is a key."""
+    try:
+        return int(value)
+    except ValueError:
+        fix = "name classes by their values"
+        raise ConfigError(f"'{value}' is no class value", where="class_weights", fix=fix) from None
+
+
 def _of_classes(classes: Array, class_weights: ClassWeights) -> npt.NDArray[np.float32]:
     """w_c of each voxel."""
     if class_weights is None:
@@ -354,7 +363,7 @@ def _of_classes(classes: Array, class_weights: ClassWeights) -> npt.NDArray[np.f
             raise ConfigError(f"is '{class_weights}'", where="class_weights", fix=fix)
         table = indices.size / (len(present) * np.bincount(indices.ravel()))
     else:
-        by_value = {int(value): float(weight) for value, weight in class_weights.items()}
+        by_value = {_class_value(value): float(weight) for value, weight in class_weights.items()}
         for value, weight in by_value.items():
             _check_number(f"class_weights[{value}]", weight)
         table = np.array([by_value.get(int(value), 1.0) for value in present])

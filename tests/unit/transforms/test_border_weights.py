@@ -136,6 +136,9 @@ def test_class_weights() -> None:
         instances, class_weights={0: 0.5, 300: 3.0, 77: 9.0}, classes=classes, **options
     )
     np.testing.assert_array_equal(by_value, [[1.0, 1.0, 0.5, 3.0]])
+    as_in_json = {str(value): weight for value, weight in weights.items()}
+    as_text = border_weight_map(instances, class_weights=as_in_json, classes=classes, **options)
+    np.testing.assert_array_equal(as_text, by_value)
     balanced = border_weight_map(instances, class_weights="balanced", classes=classes, **options)
     np.testing.assert_allclose(balanced, [[4 / 6, 4 / 6, 4 / 3, 4 / 3]], rtol=1e-6)
     assert balanced.mean() == pytest.approx(1.0)
@@ -411,6 +414,7 @@ def test_the_transform_of_several_keys() -> None:
         ({"w0": -1.0}, ConfigError, "w0: is -1.0; use 0 or more"),
         ({"w0": math.inf}, ConfigError, "w0: is inf"),
         ({"class_weights": {1: -2.0}}, ConfigError, r"class_weights\[1\]: is -2.0; use 0 or more"),
+        ({"class_weights": {"liver": 2.0}}, ConfigError, "class_weights: 'liver' is no class value"),
         ({"class_weights": "even"}, ConfigError, "class_weights: is 'even'; use 'balanced'"),
     ],
 )
