@@ -132,11 +132,10 @@ def test_class_weights() -> None:
     instances = np.array([[1, 1, 0, 2]])
     classes = np.array([[5, 5, 0, 300]])
     options = {"w0": 0.0, "spacing_mm": (1.0, 1.0)}
-    by_value = border_weight_map(
-        instances, class_weights={0: 0.5, 300: 3.0, 77: 9.0}, classes=classes, **options
-    )
+    weights_of = {0: 0.5, 300: 3.0, 77: 9.0}
+    by_value = border_weight_map(instances, class_weights=weights_of, classes=classes, **options)
     np.testing.assert_array_equal(by_value, [[1.0, 1.0, 0.5, 3.0]])
-    as_in_json = {str(value): weight for value, weight in weights.items()}
+    as_in_json = {str(value): weight for value, weight in weights_of.items()}
     as_text = border_weight_map(instances, class_weights=as_in_json, classes=classes, **options)
     np.testing.assert_array_equal(as_text, by_value)
     balanced = border_weight_map(instances, class_weights="balanced", classes=classes, **options)
