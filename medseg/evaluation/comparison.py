@@ -16,6 +16,7 @@ from medseg.evaluation.instances import InstanceEvaluation, InstanceTable
 from medseg.evaluation.pairs import find_pairs
 from medseg.evaluation.statistics import PairedComparison, compare_paired, holm
 from medseg.evaluation.summary import number, versions
+from medseg.evaluation.tables import require_own_folder
 from medseg.files import output_folder, write_json
 
 __all__ = [
@@ -212,7 +213,8 @@ def compare_folders(
         ConfigError: There are not two predictions, or their names do not do.
     """
     both = prediction_names(predictions, names)
-    for path in predictions:
+    for path, name in zip(predictions, both, strict=True):
+        require_own_folder(Path(out) / name, *predictions, ref)
         check_pairs(find_pairs(path, ref).pairs, resample_prediction=resample_prediction)
     with output_folder(out) as folder:
         first, second = (

@@ -19,7 +19,7 @@ from medseg.evaluation.overlays import Pictures, draw_overlays, rank_cases
 from medseg.evaluation.pairs import Pair, Pairing, find_pairs
 from medseg.evaluation.scoring import ScoreTable, score_checked
 from medseg.evaluation.summary import summary_of
-from medseg.evaluation.tables import remove_former, write_metrics
+from medseg.evaluation.tables import remove_former, require_own_folder, write_metrics
 from medseg.files import output_folder
 from medseg.labels import LabelScheme
 from medseg.progress import Progress
@@ -80,6 +80,7 @@ def evaluate_folders(
         ResourceError: ``out`` cannot be written.
         ConfigError: Pictures cannot be drawn.
     """
+    require_own_folder(out, pred, ref)
     pairing = find_pairs(pred, ref)
     pairs = pairing.complete() if require_all else pairing.pairs
     options = options or ScoringOptions()

@@ -19,7 +19,7 @@ from medseg.evaluation.pairs import Pair, Pairing, find_pairs
 from medseg.evaluation.pool import for_each_case, workers_for
 from medseg.evaluation.score import Status, status_of
 from medseg.evaluation.summary import describe, number, summary_of_notes, versions
-from medseg.evaluation.tables import INSTANCES_CSV, SUMMARY_JSON, remove_former, write_csv
+from medseg.evaluation.tables import INSTANCES_CSV, SUMMARY_JSON, remove_former, require_own_folder, write_csv
 from medseg.files import output_folder, write_json
 from medseg.labels import LabelScheme
 from medseg.metrics import aggregated_jaccard, match_instances_at, overlap_metrics
@@ -162,6 +162,7 @@ def evaluate_instance_folders(
         ResourceError: ``out`` cannot be written.
         ConfigError: Pictures cannot be drawn.
     """
+    require_own_folder(out, pred, ref)
     pairing = find_pairs(pred, ref)
     pairs = pairing.complete() if require_all else pairing.pairs
     voxels = check_pairs(pairs, resample_prediction=resample_prediction)

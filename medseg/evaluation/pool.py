@@ -22,8 +22,8 @@ __all__ = ["for_each_case", "workers_for"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_VOXELS_WORTH_A_PROCESS = 20_000_000
-"""A process takes about half a second to start; a case of so many voxels takes longer than that."""
+_VOXELS_WORTH_A_PROCESS = 50_000_000
+"""Cases of so many voxels take longer than a process takes to start, half a second and more."""
 
 _BYTES_PER_VOXEL = 48
 """What scoring takes at its peak: two label maps of up to eight bytes, masks, surfaces."""

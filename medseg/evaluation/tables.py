@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from medseg.errors import InputError
 from medseg.evaluation.lesions import LesionRow
 from medseg.evaluation.overlays import OVERLAYS, RANKS
 from medseg.evaluation.score import Score
@@ -23,6 +24,7 @@ __all__ = [
     "METRICS_CSV",
     "SUMMARY_JSON",
     "remove_former",
+    "require_own_folder",
     "write_csv",
     "write_metrics",
 ]
@@ -63,6 +65,19 @@ def write_metrics(
         )
     write_json(summary_of(table) if summary is None else summary, folder / SUMMARY_JSON)
     return tuple(written)
+
+
+def require_own_folder(out: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:
+    """Refuse to write into a folder of inputs, whose ``summary.json`` may be another's.
+
+    Raises:
+        InputError: ``out`` is one of ``inputs``.
+    """
+    for path in inputs:
+        if Path(out).resolve() == Path(path).resolve():
+            raise InputError(
+                "is the folder of what is to be scored, too", where=out, fix="choose another --out"
+            )
 
 
 def remove_former(folder: Path, written: Collection[str]) -> None:

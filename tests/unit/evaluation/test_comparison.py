@@ -189,6 +189,8 @@ def test_what_does_not_fit_is_refused_before_any_work(folders: Path) -> None:
         compare([folders / "off", folders / "right"])
     with pytest.raises(InputError, match="nowhere: does not exist"):
         compare([folders / "off", folders / "nowhere"])
+    with pytest.raises(InputError, match=r"off: is the folder of what is to be scored, too"):
+        compare([folders / "off", folders / "off"], out=folders, names=["off", "x"])
     assert not called
     assert not (folders / "out").exists()
 

@@ -160,3 +160,12 @@ def test_an_interrupted_evaluation_leaves_the_former_alone(
             evaluate_folders(*folders, folder)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert not (tmp_path / "new").exists()
+
+
+def test_folders_of_inputs_are_not_written_to(folders: tuple[Path, Path]) -> None:
+    pred, ref = folders
+    (pred / "summary.json").write_text("of another")
+    for out in (pred, ref, pred / ".." / "pred"):
+        with pytest.raises(InputError, match="is the folder of what is to be scored, too"):
+            evaluate_folders(pred, ref, out)
+    assert (pred / "summary.json").read_text() == "of another"

@@ -7,6 +7,8 @@ import math
 import multiprocessing
 import operator
 import os
+import subprocess
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -59,6 +61,13 @@ def test_processes_of_others_are_left_alone() -> None:
         for_each_case(read_json, ["/nowhere/a.json"] * 3, workers=2)
     other.join()
     assert other.exitcode == 0
+
+
+def test_what_workers_import_is_light() -> None:
+    heavy = {"torch", "monai", "lightning", "matplotlib", "typer"}
+    code = f"import sys, medseg.evaluation.case; sys.exit(' '.join({heavy!r} & set(sys.modules)) or 0)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_progress_counts_items() -> None:

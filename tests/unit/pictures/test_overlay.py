@@ -68,6 +68,20 @@ def test_each_label_map_adds_a_row(tmp_path: Path) -> None:
     assert heights[1] - heights[0] >= 250
 
 
+def test_label_maps_can_be_shown_without_an_image(tmp_path: Path) -> None:
+    phantom, labels = make_phantom("mr", 0), phantom_labels("mr")
+    overlay(tmp_path / "with.png", phantom.image, labels, phantom.label, phantom.label)
+    overlay(tmp_path / "without.png", None, labels, phantom.label, phantom.label)
+    overlay(tmp_path / "alone.png", None, labels, prediction=phantom.label)
+    heights = {path.stem: len(pixels_of(path)) for path in tmp_path.iterdir()}
+    assert heights["with"] - heights["without"] >= 250
+    assert heights["without"] - heights["alone"] >= 250
+    picture = pixels_of(tmp_path / "without.png")
+    assert all(pixels_near(picture, entry.color) > 100 for entry in labels.foreground)
+    with pytest.raises(ConfigError, match="there is nothing to draw"):
+        overlay(tmp_path / "nothing.png", None, labels)
+
+
 def test_the_same_input_gives_the_same_picture(tmp_path: Path) -> None:
     phantom = make_phantom("mr", 0, shape=(32, 32, 20))
     for name in ("a", "b"):
