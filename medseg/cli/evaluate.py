@@ -114,9 +114,11 @@ def command(
         raise typer.BadParameter("give one prediction, or two to compare", param_hint="--pred")
     if name and len(pred) == 1:
         raise typer.BadParameter("names are for two predictions", param_hint="--name")
+    wanted = _metrics(metrics)
     if instances and (lesions or labels is not None):
         raise typer.BadParameter("objects have no classes", param_hint="--instances")
-    wanted = _metrics(metrics)
+    if instances and (wanted, percentile, tolerance, surface) != (_METRICS, 95.0, 1.0, SurfaceKind.AREA):
+        raise typer.BadParameter("surfaces of objects are not measured", param_hint="--instances")
 
     from medseg.evaluation import ScoringOptions, compare_folders, evaluate_folders, evaluate_instance_folders
 

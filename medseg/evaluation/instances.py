@@ -33,6 +33,7 @@ __all__ = [
     "InstanceTable",
     "ThresholdScore",
     "evaluate_instance_folders",
+    "score_instances",
 ]
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)

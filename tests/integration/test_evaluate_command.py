@@ -308,6 +308,8 @@ def test_instances_are_matched(
     assert summary_of(tmp_path / "out")["instances"]["pq"]["n_valid"] == CASES
     assert call(*arguments, "--instances", "--lesions", "1") == 64
     assert "objects have no classes" in capsys.readouterr().err
+    assert call(*arguments, "--instances", "--tolerance", 2) == 64
+    assert "surfaces of objects are not measured" in capsys.readouterr().err
 
 
 def test_two_predictions_are_compared(
