@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medseg.components import require_spacing
 from medseg.errors import ConfigError, InputError
 from medseg.metrics.contingency import compact_ids
 
@@ -148,8 +149,8 @@ def boxes_of_instances(
         The N ids, increasing, and their boxes, shape (N, 4) or (N, 6), half-open.
 
     Raises:
-        InputError: An array of other dimensions, ids that are negative or not whole, a spacing that does not
-            fit or is not above 0.
+        InputError: An array of other dimensions, ids that are negative or not whole.
+        GeometryError: Not one positive spacing for each axis.
 
     Example:
         >>> ids, boxes = boxes_of_instances(np.array([[0, 7, 7], [0, 7, 0], [3, 0, 0]]))
@@ -161,11 +162,7 @@ def boxes_of_instances(
         raise InputError(
             f"holds {axes} dimensions, 2 or 3 are needed", where="instances", fix="give one image"
         )
-    spacing = np.ones(axes) if spacing_mm is None else np.asarray(spacing_mm, dtype=np.float64)
-    if spacing.shape != (axes,) or not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise InputError(
-            f"{spacing_mm} is no spacing of {axes} axes", where="spacing_mm", fix="give a size for each axis"
-        )
+    spacing = require_spacing((1.0,) * axes if spacing_mm is None else spacing_mm, axes)
     ids, numbers = compact_ids(instances)
     extents = ndimage.find_objects(numbers) if len(ids) else []
     corners = [[axis.start for axis in box] + [axis.stop for axis in box] for box in extents]

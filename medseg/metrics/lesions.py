@@ -32,15 +32,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import ConfigError, GeometryError, InputError
-from medseg.metrics.components import (
-    ROUNDING,
+from medseg.components import (
     Connectivity,
     bounding_box,
-    centroid_distances,
-    components,
-    voxel_distances,
+    component_sizes,
+    connected_components,
+    require_spacing,
+    voxels_at_least,
 )
+from medseg.errors import ConfigError, GeometryError, InputError
+from medseg.metrics.component_distances import ROUNDING, centroid_distances, voxel_distances
 from medseg.metrics.contingency import Contingency, contingency
 from medseg.metrics.matching import assign_pairs
 
@@ -207,7 +208,7 @@ def lesion_metrics(
 
     Raises:
         GeometryError: The shapes differ.
-        InputError: Masks that are not boolean or not 3D, a spacing that is none.
+        InputError: Masks that are not boolean or not 3D.
         ConfigError: A connectivity or volume that is none.
 
     Example:
@@ -227,10 +228,10 @@ def lesion_metrics(
             f"{smallest_volume_ml} is no volume", where="smallest_volume_ml", fix="give 0 or more"
         )
     voxel_ml = float(spacing.prod()) / 1000
-    smallest_voxels = smallest_volume_ml / voxel_ml * (1 - ROUNDING)
-    box = bounding_box(pred | ref)
-    pred_numbers = components(pred[box], connectivity, smallest_voxels)
-    ref_numbers = components(ref[box], connectivity, smallest_voxels)
+    smallest_voxels = voxels_at_least(smallest_volume_ml, tuple(spacing))
+    box = bounding_box(pred | ref) or (slice(0),) * 3
+    pred_numbers = _components(pred[box], connectivity, smallest_voxels)
+    ref_numbers = _components(ref[box], connectivity, smallest_voxels)
     table = contingency(pred_numbers, ref_numbers)
     pairs, closeness = _candidates(pred_numbers, ref_numbers, table, spacing, criterion)
     if one_to_one:
@@ -339,9 +340,16 @@ def _check(
             where="pred",
             fix="compare masks of the same image",
         )
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    if spacing.shape != (3,) or not np.isfinite(spacing).all() or (spacing <= 0).any():
-        raise InputError(
-            f"{spacing_mm} is no spacing", where="spacing_mm", fix="give three sizes above 0, in millimetres"
-        )
-    return spacing
+    return np.array(require_spacing(spacing_mm, 3))
+
+
+def _components(
+    mask: npt.NDArray[np.bool_], connectivity: Connectivity, smallest_voxels: int
+) -> npt.NDArray[np.int32]:
+    """The mask's components, numbered as ever; those that are too small are background."""
+    numbers, count = connected_components(mask, connectivity)
+    if smallest_voxels <= 1:
+        return numbers
+    large = component_sizes(numbers, count) >= smallest_voxels
+    kept = np.concatenate([[0], np.where(large, np.arange(1, count + 1), 0)]).astype(np.int32)
+    return np.asarray(kept[numbers])

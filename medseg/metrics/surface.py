@@ -17,9 +17,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from medseg.components import bounding_box, require_spacing
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.labels import BACKGROUND, LabelScheme
-from medseg.metrics.surface_boxes import bounding_box, boxes_of_labels, union
+from medseg.metrics.surface_boxes import boxes_of_labels, union
 from medseg.metrics.surface_elements import boundary_voxels, cell_codes, element_areas
 from medseg.metrics.surface_nearest import DirectedDistances, distances_between
 from medseg.registry import did_you_mean
@@ -324,14 +325,7 @@ def _checked_spacing(
         )
     if ref.ndim not in (2, 3):
         raise GeometryError(f"has {ref.ndim} axes, surfaces need 2 or 3", where="ref", fix="give one image")
-    spacing = tuple(float(length) for length in spacing_mm)
-    if len(spacing) != ref.ndim or not all(math.isfinite(length) and length > 0 for length in spacing):
-        raise GeometryError(
-            f"{spacing} is not a spacing of {ref.ndim} axes",
-            where="spacing_mm",
-            fix="give one positive length for each axis, in millimetres",
-        )
-    return spacing
+    return require_spacing(spacing_mm, ref.ndim)
 
 
 def _check_kind(surface: str) -> None:

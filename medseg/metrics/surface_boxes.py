@@ -9,35 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["Box", "bounding_box", "boxes_of_labels", "union"]
+from medseg.components import Box, bounding_box
 
-Box = tuple[slice, ...]
-"""A slice for each axis, with both ends."""
+__all__ = ["boxes_of_labels", "union"]
 
 _FEW_LABELS = 12
 """Up to here, looking for one label after the other is faster than looking for all in one pass."""
 
 _LARGEST_LABEL = 1 << 16
 """``scipy.ndimage.find_objects`` keeps an entry for every value up to the largest."""
-
-
-def bounding_box(mask: npt.NDArray[np.bool_]) -> Box | None:
-    """The smallest box that holds a mask; nothing for an empty one.
-
-    Example:
-        >>> bounding_box(np.array([[False, False, False], [False, True, True]]))
-        (slice(1, 2, None), slice(1, 3, None))
-    """
-    box: list[slice] = []
-    for axis in range(mask.ndim):
-        # Each axis is looked at within what the axes before it have left.
-        part = mask[tuple(box)]
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        found = np.flatnonzero(part.any(axis=others))
-        if not found.size:
-            return None
-        box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
 
 
 def boxes_of_labels(label_map: npt.NDArray[Any], values: Sequence[int]) -> list[Box | None]:

@@ -1,12 +1,5 @@
 """What is done to label maps after a segmentation: components, holes, and objects told apart."""
 
-from medseg.postprocessing.components import (
-    Connectivity,
-    connected_components,
-    fill_holes,
-    largest_component,
-    remove_small,
-)
 from medseg.postprocessing.label_maps import (
     PostprocessMemory,
     find_instances,
@@ -14,12 +7,11 @@ from medseg.postprocessing.label_maps import (
     postprocess_memory,
     require_classes,
 )
+from medseg.postprocessing.masks import fill_holes, largest_component, remove_small
 from medseg.postprocessing.objects import separate_objects
 
 __all__ = [
-    "Connectivity",
     "PostprocessMemory",
-    "connected_components",
     "fill_holes",
     "find_instances",
     "largest_component",

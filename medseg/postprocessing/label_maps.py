@@ -11,17 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from medseg.components import BoolArray, Box, Connectivity, require_spacing
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.labels import BACKGROUND, LabelScheme
-from medseg.postprocessing.components import (
-    BoolArray,
-    Box,
-    Connectivity,
-    fill_holes,
-    largest_component,
-    remove_small,
-    require_spacing,
-)
+from medseg.postprocessing.masks import fill_holes, largest_component, remove_small
 from medseg.postprocessing.objects import separate_objects
 from medseg.registry import did_you_mean
 from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
@@ -44,8 +37,8 @@ def postprocess(
 ) -> npt.NDArray[Any]:
     """Clean a label map: drop small components, keep the largest, fill holes, in this order.
 
-    What is dropped becomes background; holes are filled where they hold background, so no class loses voxels
-    to another. Classes are gone through in the order of their values. Done twice, it changes nothing more.
+    What is dropped becomes background; holes are filled where they hold background then, so that a class
+    takes no voxel from another but what was dropped of it. Classes are gone through in the order of their values. Done twice, it changes nothing more.
 
     Args:
         labels: Label values, shape (X, Y) or (X, Y, Z).

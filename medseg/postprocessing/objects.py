@@ -9,8 +9,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 from scipy import ndimage
 
-from medseg.errors import ConfigError, GeometryError
-from medseg.postprocessing.components import (
+from medseg.components import (
     BoolArray,
     Box,
     Connectivity,
@@ -20,6 +19,7 @@ from medseg.postprocessing.components import (
     require_spacing,
     voxels_at_least,
 )
+from medseg.errors import ConfigError, GeometryError
 from medseg.postprocessing.watershed import ascend, assign, dominant_peaks, find_passes
 
 __all__ = ["distance_to_outside_mm", "separate_objects"]

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medseg.postprocessing.components import BoolArray
+from medseg.components import BoolArray
 
 __all__ = ["Passes", "ascend", "assign", "dominant_peaks", "find_passes"]
 

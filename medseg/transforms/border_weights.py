@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from monai.utils import ensure_tuple_rep
 from scipy import ndimage
 
+from medseg.components import require_spacing
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.transforms.instance_distances import summed_distances_mm
 
@@ -290,14 +291,7 @@ def _checked_spacing(labels: Array, spacing_mm: Sequence[float]) -> tuple[float,
         raise InputError(
             f"has {labels.ndim} dimensions, 2 or 3 are needed", where="labels", fix="give one map at a time"
         )
-    spacing = tuple(float(length) for length in spacing_mm)
-    if len(spacing) != labels.ndim or not all(0.0 < length < math.inf for length in spacing):
-        raise GeometryError(
-            f"{spacing} is no spacing of {labels.ndim} axes",
-            where="spacing_mm",
-            fix="give one positive length for each axis",
-        )
-    return spacing
+    return require_spacing(spacing_mm, labels.ndim)
 
 
 def _check_number(name: str, value: float, *, zero: bool = True) -> None:

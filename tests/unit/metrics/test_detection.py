@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.metrics import (
     Detections,
     References,
@@ -192,7 +192,7 @@ def test_boxes_refuse_what_is_no_image() -> None:
     with pytest.raises(InputError, match="holds 1 dimensions"):
         boxes_of_instances(np.zeros(4, int))
     for spacing in ((1, 1), (1, 1, 0), (1, 1, NAN)):
-        with pytest.raises(InputError, match="no spacing"):
+        with pytest.raises(GeometryError, match="no spacing"):
             boxes_of_instances(np.zeros((2, 2, 2), int), spacing_mm=spacing)
 
 

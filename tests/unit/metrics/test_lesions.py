@@ -324,7 +324,7 @@ def test_masks_that_are_none_are_refused() -> None:
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, -1, 1), (1, 1, NAN)])
 def test_spacings_that_are_none_are_refused(spacing: tuple[float, ...]) -> None:
-    with pytest.raises(InputError, match=r"^spacing_mm: .* is no spacing"):
+    with pytest.raises(GeometryError, match=r"^spacing_mm: .* is no spacing"):
         lesion_metrics(line("#"), line("#"), spacing)
 
 

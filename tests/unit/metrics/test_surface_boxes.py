@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medseg.metrics.surface_boxes import bounding_box, boxes_of_labels, union
+from medseg.components import bounding_box
+from medseg.metrics.surface_boxes import boxes_of_labels, union
 
 
 @given(mask=hnp.arrays(np.bool_, hnp.array_shapes(min_dims=1, max_dims=3, max_side=6)))

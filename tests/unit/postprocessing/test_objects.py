@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from skimage.segmentation import watershed
 
+from medseg.components import connected_components
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.io import read_volume
-from medseg.postprocessing import connected_components, largest_component, separate_objects
+from medseg.postprocessing import largest_component, separate_objects
 from medseg.postprocessing.objects import distance_to_outside_mm
 
 Mask = npt.NDArray[np.bool_]

@@ -1,8 +1,6 @@
-"""Connected components of masks, and how far those of two masks are apart."""
+"""How far the connected components of two masks are apart."""
 
 from __future__ import annotations
-
-from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,52 +10,10 @@ from scipy.spatial.distance import cdist
 
 from medseg.metrics.contingency import Contingency
 
-__all__ = ["ROUNDING", "Connectivity", "bounding_box", "centroid_distances", "components", "voxel_distances"]
-
-Connectivity = Literal["faces", "edges", "corners"]
+__all__ = ["ROUNDING", "centroid_distances", "voxel_distances"]
 
 ROUNDING = 1e-9
 """Relative: what lies at a limit counts as within it, whatever the spacing's rounding."""
-
-
-def components(
-    mask: npt.NDArray[np.bool_], connectivity: Connectivity, smallest_voxels: float
-) -> npt.NDArray[np.int32]:
-    """Number the connected components of a mask; those that are too small become background.
-
-    Args:
-        mask: Of any shape, such as (X, Y, Z).
-        connectivity: Voxels are neighbours if they share a face, at least an edge, or at least a corner.
-        smallest_voxels: The smallest size that is kept.
-
-    Returns:
-        Of the mask's shape, 0 for background. Components keep the numbers that ``scipy.ndimage.label`` gave
-        them before any was taken out.
-
-    Example:
-        >>> components(np.array([True, False, True, True]), "faces", smallest_voxels=2).tolist()
-        [0, 0, 2, 2]
-    """
-    rank = get_args(Connectivity).index(connectivity) + 1
-    numbers = np.zeros(mask.shape, dtype=np.int32)
-    ndimage.label(mask, ndimage.generate_binary_structure(mask.ndim, rank), output=numbers)
-    if smallest_voxels <= 1:
-        return numbers
-    sizes = np.bincount(numbers.ravel())
-    kept = np.where(sizes >= smallest_voxels, np.arange(len(sizes)), 0)
-    return kept.astype(np.int32)[numbers]
-
-
-def bounding_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, ...]:
-    """The smallest box that holds all of a mask; the whole grid where the mask is empty.
-
-    Example:
-        >>> bounding_box(np.array([False, True, True, False]))
-        (slice(1, 3, None),)
-    """
-    if not mask.any():
-        return (slice(None),) * mask.ndim
-    return ndimage.find_objects(mask.view(np.uint8))[0]
 
 
 def voxel_distances(
