@@ -38,7 +38,8 @@ def postprocess(
     """Clean a label map: drop small components, keep the largest, fill holes, in this order.
 
     What is dropped becomes background; holes are filled where they hold background then, so that a class
-    takes no voxel from another but what was dropped of it. Classes are gone through in the order of their values. Done twice, it changes nothing more.
+    takes no voxel from another but what was dropped of it. Classes are gone through in the order of their
+    values. Done twice, it changes nothing more.
 
     Args:
         labels: Label values, shape (X, Y) or (X, Y, Z).

@@ -263,7 +263,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         separate_objects(mask, (1.0, 1.0), markers=mask.astype(np.uint8))
     with pytest.raises(GeometryError, match=r"markers \(5, 4\) and mask \(4, 5\) differ"):
         separate_objects(mask, (1.0, 1.0), markers=mask.T)
-    with pytest.raises(GeometryError, match="one positive length for each of 2 axes"):
+    with pytest.raises(GeometryError, match="is no spacing of 2 axes"):
         separate_objects(mask, (1.0, 1.0, 1.0))
     for option in ("smoothing_mm", "neck_depth_mm", "smallest_volume_ml"):
         with pytest.raises(ConfigError, match="cannot be negative"):
