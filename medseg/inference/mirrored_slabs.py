@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medseg.errors import ConfigError, InputError
 from medseg.inference.allocator import ALLOCATOR_STAGE
 from medseg.inference.mirroring import Flip, Mirroring, mean_scores
-from medseg.inference.slabs import WORK_STAGE, Box, MemoryPlan, Read, SlabInferer
+from medseg.inference.slabs import WORK_STAGE, Box, MemoryPlan, MemoryShortage, Read, SlabInferer
 
 __all__ = ["MirroredSlabs"]
 
@@ -94,8 +94,12 @@ class MirroredSlabs(monai.inferers.Inferer):  # type: ignore[misc]
                 other scores than one for each voxel; besides its own reasons.
         """
         self.mirroring.require_within(len(shape) - 2)
-        plan = self.inferer.plan(network, shape)
         axes, count = self.mirroring.axes, len(self.mirroring.flips)
+        try:
+            plan = self.inferer.plan(network, shape)
+        except MemoryShortage as error:
+            error.least_bytes *= count
+            raise
         if plan.axis in axes:
             raise ConfigError(
                 f"images cannot be flipped along axis {plan.axis}, along which they are streamed",

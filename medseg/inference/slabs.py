@@ -9,9 +9,20 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from medseg.errors import ResourceError
 from medseg.io.sizes import format_bytes
 
-__all__ = ["WORK_STAGE", "Box", "MemoryPlan", "Read", "SlabInferer", "Stage", "Tile", "slab_ranges"]
+__all__ = [
+    "WORK_STAGE",
+    "Box",
+    "MemoryPlan",
+    "MemoryShortage",
+    "Read",
+    "SlabInferer",
+    "Stage",
+    "Tile",
+    "slab_ranges",
+]
 
 WORK_STAGE = "at work"
 """Among the stages of a plan: what comes and goes while a slab is computed."""
@@ -128,6 +139,23 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
+class MemoryShortage(ResourceError):
+    """No way through an image keeps to the memory limit.
+
+    Args:
+        what: As ``MedsegError``.
+        where: As ``MedsegError``.
+        fix: As ``MedsegError``.
+        least_bytes: What the inferer would take at least; 0 if that is not known.
+    """
+
+    def __init__(
+        self, what: str, *, where: str | None = None, fix: str | None = None, least_bytes: int = 0
+    ) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.least_bytes = least_bytes
+
+
 class SlabInferer(Protocol):
     """An inferer that asks for its input slab by slab, and gives scores so."""
 
@@ -142,7 +170,7 @@ class SlabInferer(Protocol):
 
         Raises:
             ConfigError: The network does not fit this way of inference; the error says why.
-            ResourceError: No way keeps to the memory limit; the error names the least that would do.
+            MemoryShortage: No way keeps to the memory limit; the error names the least that would do.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from medseg.inference.margins import Margins, margins_up_to
 from medseg.inference.mirrored_slabs import MirroredSlabs
 from medseg.inference.mirroring import Mirrored
 from medseg.inference.overlap_tile import fit_tiles
+from medseg.inference.slabs import MemoryShortage
 from medseg.inference.streaming.captured import local_graph
 from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
 from medseg.postprocessing import PostprocessMemory
@@ -43,6 +45,10 @@ MODES = ("auto", *planning.MODES)
 _ATTEMPTS = 6
 _PLANNED = 0.95
 """Of a limit: a plan may be a few per cent short of what is taken."""
+_ROUND = 1.02
+"""Times what would do, so that a number with few digits, tried a moment later, does as well."""
+_MANY_TIMES = 4.0
+"""Tiles that have voxels computed more often than this may lose against windows."""
 
 
 _STREAMED = PostprocessMemory(labels=0, work=0)
@@ -154,13 +160,36 @@ class Passages:
         self._require_postprocessing(postprocessing)
         size = spec.network_grid(image.grid).shape
         mode, why = self._mode((1, image.channels, *size))
+        job = image, spec, axis, postprocessing
         try:
-            return self._within_limits(mode, why, image, spec, axis, postprocessing)
-        except ResourceError as error:
+            first = self._within_limits(mode, why, *job)
+        except MemoryShortage as shortage:
             if self.choice.mode != "auto" or mode == "sliding-window":
                 raise
-            why = f"in streaming {error.what}" if mode == "streaming" else error.what
-            return self._within_limits("sliding-window", why, image, spec, axis, postprocessing)
+            try:
+                return self._within_limits("sliding-window", shortage.what, *job)
+            except MemoryShortage as other:
+                raise min(shortage, other, key=lambda error: error.least_bytes) from None
+        if self.choice.mode == "auto" and _times_computed(first) > _MANY_TIMES:
+            return self._rather_windows(first, *job)
+        return first
+
+    def _rather_windows(
+        self,
+        tiled: SegmentationPlan,
+        image: Slices,
+        spec: PreprocessingSpec,
+        axis: int | None,
+        postprocessing: PostprocessMemory,
+    ) -> SegmentationPlan:
+        """Windows in place of many small tiles, if they fit and compute less."""
+        times = _times_computed(tiled)
+        why = f"in streaming tiles would have each voxel computed {times:.0f} times"
+        try:
+            windows = self._within_limits("sliding-window", why, image, spec, axis, postprocessing)
+        except MemoryShortage:
+            return tiled
+        return windows if _times_computed(windows) < times else tiled
 
     def _mode(self, shape: tuple[int, ...]) -> tuple[str, str]:
         if self.choice.mode != "auto":
@@ -218,23 +247,54 @@ class Passages:
             held["label map"] = postprocessing.labels
         fixed = sum(held.values())
         share = (int(_PLANNED * limit) - fixed) // self.shared_by
-        budget = share
+        budget, least = share, 0
         for _ in range(_ATTEMPTS):
-            if budget <= 0:
+            try:
+                inferer, plan = self._planned(mode, shape, max(1, budget), axis)
+            except MemoryShortage as shortage:
+                if self._on_gpu:
+                    raise self._shortage_of_vram(mode, shortage) from None
+                thinnest = MemoryPlan(mode, axis or 0, 1, {"network": shortage.least_bytes})
+                least = sum(self._parts(thinnest, image, spec).values())
                 break
-            inferer, plan = self._planned(mode, shape, budget, axis)
             parts = self._parts(plan, image, spec)
-            excess = sum(parts.values()) - share
-            if excess <= 0:
+            least = sum(parts.values())
+            if least <= share:
                 by_part = {**held, **parts}
                 return SegmentationPlan(
                     inferer, margins, grid, plan, why, by_part, postprocessing=postprocessing
                 )
-            budget = min(budget, plan.peak_bytes) - excess
-        raise ResourceError(
-            f"needs more than the {format_bytes(limit)} that may be taken, {format_bytes(fixed)} of which "
-            f"the program and the network{' and the label map' if postprocessing.labels else ''} take",
-            fix="allow more by --max-ram, or close other programs",
+            budget = min(budget, plan.peak_bytes) - (least - share)
+        raise self._shortage(mode, limit, fixed, least)
+
+    def _shortage(self, mode: str, limit: int, fixed: int, least: int) -> MemoryShortage:
+        """That nothing keeps to the limit.
+
+        Args:
+            mode: That was planned for.
+            limit: Of the whole process.
+            fixed: What it takes already, or will hold whatever the mode.
+            least: What going through the image takes beside that, at least.
+        """
+        needed = (fixed + self.shared_by * least) / _PLANNED
+        return MemoryShortage(
+            f"{mode} needs {format_bytes(needed)} of memory, {format_bytes(fixed)} of it before it begins; "
+            f"{format_bytes(limit)} may be taken",
+            where=None if self.max_ram_bytes is None else "--max-ram",
+            fix="close other programs"
+            if self.max_ram_bytes is None
+            else f"allow {format_bytes(_ROUND * needed)}",
+            least_bytes=int(needed),
+        )
+
+    def _shortage_of_vram(self, mode: str, shortage: MemoryShortage) -> MemoryShortage:
+        """That nothing keeps to what may be taken of a GPU."""
+        needed = self.shared_by * shortage.least_bytes
+        return MemoryShortage(
+            f"{mode} needs {format_bytes(needed)} of the GPU's memory, which is more than may be taken",
+            where="--max-vram",
+            fix=f"allow {format_bytes(_ROUND * needed)}, or use --device cpu",
+            least_bytes=needed,
         )
 
     def _planned(
@@ -318,3 +378,11 @@ class Passages:
     @property
     def _on_gpu(self) -> bool:
         return self.compute.device.type == "cuda"
+
+
+def _times_computed(plan: SegmentationPlan) -> float:
+    """How many times each voxel is computed, on average; for streams and windows."""
+    details = plan.inference.details
+    if plan.inference.mode == "sliding-window":
+        return float(details["windows"] * math.prod(details["window"]) / plan.network_grid.voxel_count)
+    return float(details.get("computed", 1.0))

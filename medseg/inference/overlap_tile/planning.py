@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from medseg.errors import ConfigError, ResourceError
+from medseg.errors import ConfigError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes
 from medseg.inference.overlap_tile.fitting import AxisFit, TileFit
 from medseg.inference.overlap_tile.tiles import Layout
-from medseg.inference.slabs import WORK_STAGE, MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan, MemoryShortage
 from medseg.io.sizes import format_bytes
 
 __all__ = ["Job", "choose_plan", "layout_of", "wanted_slices"]
@@ -73,7 +73,7 @@ def choose_plan(job: Job, tile_size: Sequence[int] | None, limit_bytes: int | No
 
     Raises:
         ConfigError: The network does not take tiles of a size that it should.
-        ResourceError: No tiles keep to the limit; the error names the least that would do.
+        MemoryShortage: No tiles keep to the limit; the error names the least that would do.
     """
     chooser = _Chooser(job)
     if tile_size is not None:
@@ -92,9 +92,8 @@ def _axes_of(job: Job) -> range:
 def _within(plan: MemoryPlan, limit_bytes: int | None, fix: str) -> MemoryPlan:
     if limit_bytes is not None and plan.peak_bytes > limit_bytes:
         taken, allowed = format_bytes(plan.peak_bytes), format_bytes(limit_bytes)
-        raise ResourceError(
-            f"overlapping tiles take {taken}, {allowed} are allowed",
-            fix=fix,
+        raise MemoryShortage(
+            f"overlapping tiles take {taken}, {allowed} are allowed", fix=fix, least_bytes=plan.peak_bytes
         )
     return plan
 

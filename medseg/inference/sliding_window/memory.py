@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from medseg.errors import ConfigError, ResourceError
+from medseg.errors import ConfigError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.forward_memory import forward_peak_bytes, shadow_pass
-from medseg.inference.slabs import WORK_STAGE, MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan, MemoryShortage
 from medseg.inference.sliding_window.layout import Layout, OutputGrid
 from medseg.inference.sliding_window.outputs import flatten
 from medseg.inference.sliding_window.sums import slab_thickness
@@ -56,7 +56,7 @@ def plan_pass(
         max_ram_bytes: Memory that may be taken.
 
     Raises:
-        ResourceError: Not even one window at a time fits.
+        MemoryShortage: Not even one window at a time fits.
         ConfigError: There is a limit, and what the network takes cannot be foreseen.
     """
     plan = None
@@ -64,12 +64,14 @@ def plan_pass(
         plan = _plan(network, passing, count, must_know=max_ram_bytes is not None)
         if max_ram_bytes is None or plan.peak_bytes <= max_ram_bytes:
             return plan
-    least = "" if plan is None else format_bytes(plan.peak_bytes)
-    allowed = format_bytes(max_ram_bytes or 0)
-    raise ResourceError(
+    if plan is None or max_ram_bytes is None:
+        raise AssertionError  # one window at a time is always tried, and taken where there is no limit
+    least, allowed = format_bytes(plan.peak_bytes), format_bytes(max_ram_bytes)
+    raise MemoryShortage(
         f"windows of {passing.layout.window} voxels need {least}, {allowed} are allowed",
         where="max_ram_bytes",
         fix=f"allow {least}, or use smaller windows",
+        least_bytes=plan.peak_bytes,
     )
 
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from medseg.errors import InputError, ResourceError
+from medseg.errors import InputError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
 from medseg.inference.compute import short_name
-from medseg.inference.slabs import WORK_STAGE, MemoryPlan
+from medseg.inference.slabs import WORK_STAGE, MemoryPlan, MemoryShortage
 from medseg.inference.streaming.captured import without_voxels
 from medseg.inference.streaming.memory import Receiver, StreamMemory, measure_schedule
 from medseg.inference.streaming.schedule import Schedule, make_schedule
@@ -79,7 +79,7 @@ def choose_plan(network: nn.Module, shape: tuple[int, ...], request: Request) ->
     Raises:
         ConfigError: The network cannot be streamed; the error names the layer.
         InputError: It does not take this shape.
-        ResourceError: No way keeps to the limit; the error names the least that would do.
+        MemoryShortage: No way keeps to the limit; the error names the least that would do.
     """
     return _Search(network, shape, request).run()
 
@@ -301,14 +301,15 @@ class _Search:
             reasons.append("single precision of the skip connections exceeds it")
         return ", ".join(reason for reason in reasons if reason) or "as asked for"
 
-    def _refusal(self) -> ResourceError:
+    def _refusal(self) -> MemoryShortage:
         least, limit = self.least, self.request.limit_bytes
         if least is None or limit is None:
             raise AssertionError  # some way was tried, and without a limit the first one fits
-        return ResourceError(
+        return MemoryShortage(
             f"streaming takes {format_bytes(least.peak_bytes)} of memory at least, "
             f"{format_bytes(limit)} are allowed",
             fix=f"allow {format_bytes(1.05 * least.peak_bytes)}, or take a smaller network or image",
+            least_bytes=least.peak_bytes,
         )
 
 

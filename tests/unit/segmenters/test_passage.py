@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from torch import nn
 from medseg.errors import ConfigError, InputError, ResourceError
 from medseg.geometry import Grid
 from medseg.inference import choose_compute
+from medseg.inference.slabs import MemoryShortage
 from medseg.io import read_volume, write_volume
 from medseg.io.sizes import resident_bytes
 from medseg.labels import LabelScheme
@@ -41,6 +42,7 @@ def segmenter(
     *,
     mode: str = "auto",
     mirror: str = "",
+    overlap: float = 0.5,
     spacing_mm: tuple[float, float, float] | None = (1.0, 1.0, 1.0),
     **options: Any,
 ) -> NetworkSegmenter:
@@ -52,7 +54,7 @@ def segmenter(
             spacing_mm=spacing_mm, normalization=[Normalization(scheme="zscore")]
         ),
         patch_size=(16, 16, 16),
-        inference=InferenceChoice(mode=mode, mirror=mirror),  # type: ignore[arg-type]
+        inference=InferenceChoice(mode=mode, mirror=mirror, overlap=overlap),  # type: ignore[arg-type]
         compute=choose_compute("cpu", "float32"),
         **options,
     )
@@ -155,6 +157,48 @@ def test_a_tight_limit_gives_the_same_labels_from_thinner_slabs(monkeypatch: pyt
 def test_a_limit_that_nothing_keeps_to_is_refused() -> None:
     with pytest.raises(ResourceError, match=r"--max-ram"):
         segmenter(unet(), max_ram_bytes=resident_bytes() // 2).plan(image())
+
+
+@pytest.mark.parametrize("options", [{"mode": "streaming"}, {"mode": "sliding-window"}, {"mirror": "x"}, {}])
+def test_the_least_that_is_named_would_do(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage, "resident_bytes", lambda: 100_000_000)
+    network = unet()
+    with pytest.raises(MemoryShortage, match=r"--max-ram: .* 100\.0 MB of it before it begins") as refused:
+        segmenter(network, max_ram_bytes=90_000_000, **options).plan(image())
+
+    least = refused.value.least_bytes
+    assert segmenter(network, max_ram_bytes=int(1.02 * least), **options).plan(image()).peak_bytes <= least
+
+
+def test_windows_are_taken_rather_than_many_small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage, "resident_bytes", lambda: 100_000_000)
+    network, large = unet(features=(8, 16, 24)), image((60, 90, 90))
+    tight: dict[str, Any] = {"max_ram_bytes": int(118_000_000 / 0.95), "spacing_mm": None}
+    tiled = segmenter(network, mode="streaming", **tight).plan(large).inference
+    assert tiled.details["computed"] > 4
+
+    windows = segmenter(network, overlap=0.0, **tight).plan(large)
+    assert windows.inference.mode == "sliding-window"
+    assert "each voxel computed 6 times" in windows.why
+    # Windows that overlap by half compute still more.
+    assert segmenter(network, **tight).plan(large).inference.mode == "streaming"
+
+
+def test_a_limit_leaves_mirrored_labels_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage, "resident_bytes", lambda: 100_000_000)
+    network, large = unet(), image((40, 70, 66))
+    free = segmenter(network, mode="streaming", mirror="x", spacing_mm=None)
+    plan = free.plan(large)
+    limit = int((plan.peak_bytes - plan.by_part["network"] // 2) / 0.95)
+    tight = segmenter(network, mode="streaming", mirror="x", spacing_mm=None, max_ram_bytes=limit)
+
+    assert tight.plan(large).inference.tiles
+    same = tight.segment(large).array == free.segment(large).array
+    assert same.mean() > 0.999
+
+
+def test_the_recipe_s_modes_are_those_that_there_are() -> None:
+    assert get_args(InferenceChoice.model_fields["mode"].annotation) == passage.MODES
 
 
 def test_the_plan_reads_well_and_goes_into_a_manifest() -> None:
