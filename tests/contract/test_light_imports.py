@@ -10,7 +10,9 @@ import pytest
 LIGHT = [
     "medseg",
     "medseg.cli.main",
+    "medseg.components",
     "medseg.errors",
+    "medseg.evaluation",
     "medseg.files",
     "medseg.geometry",
     "medseg.labels",
