@@ -36,19 +36,16 @@ def forward_peak_bytes(network: nn.Module, shape: Sequence[int]) -> int:
         >>> forward_peak_bytes(network, (1, 1, 12, 12)) == 4 * (12 * 12 + 4 * 10 * 10 + 10 * 10)
         True
     """
-    books = _Books()
-    shadow_pass(network, shape, books)
-    return books.peak_bytes
+    return shadow_pass(network, shape)[1]
 
 
-def shadow_pass(network: nn.Module, shape: Sequence[int], books: _Books | None = None) -> Any:
-    """What ``network(image)`` gives for an image of ``shape``, in evaluation mode: shapes without voxels."""
+def shadow_pass(network: nn.Module, shape: Sequence[int]) -> tuple[Any, int]:
+    """What ``network(image)`` gives in evaluation mode, shapes without voxels, and ``forward_peak_bytes``."""
     example = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), evaluating(network):
-        if books is None:
-            return network(torch.empty(tuple(shape), dtype=example.dtype, device=example.device))
-        with books:
-            return network(torch.empty(tuple(shape), dtype=example.dtype, device=example.device))
+    books = _Books()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), evaluating(network), books:
+        made = network(torch.empty(tuple(shape), dtype=example.dtype, device=example.device))
+    return made, books.peak_bytes
 
 
 class _Books(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -49,7 +49,10 @@ _ROUND = 1.02
 """Times what would do, so that a number with few digits, tried a moment later, does as well."""
 _MANY_TIMES = 4.0
 """Tiles that have voxels computed more often than this may lose against windows."""
-
+_SMALL = 2.0
+"""Times the voxels of the training's patch: an image up to there is seen at once, since looking at a network
+takes about as long as a pass."""
+_AT_ONCE = "at once"
 
 _STREAMED = PostprocessMemory(labels=0, work=0)
 
@@ -158,9 +161,13 @@ class Passages:
             ResourceError: It does not fit into memory; the error names the least that would do.
         """
         self._require_postprocessing(postprocessing)
-        size = spec.network_grid(image.grid).shape
-        mode, why = self._mode((1, image.channels, *size))
+        shape = (1, image.channels, *spec.network_grid(image.grid).shape)
         job = image, spec, axis, postprocessing
+        if self._is_small(shape):
+            at_once = self._at_once(*job)
+            if at_once is not None:
+                return at_once
+        mode, why = self._mode(shape)
         try:
             first = self._within_limits(mode, why, *job)
         except MemoryShortage as shortage:
@@ -173,6 +180,25 @@ class Passages:
         if self.choice.mode == "auto" and _times_computed(first) > _MANY_TIMES:
             return self._rather_windows(first, *job)
         return first
+
+    def _is_small(self, shape: tuple[int, ...]) -> bool:
+        """Whether an image is no larger than what the network was trained on, and streamed if it were."""
+        padded = margins_up_to(shape[2:], self.patch_size).padded_size
+        if self.choice.mode != "auto" or math.prod(padded) > _SMALL * math.prod(self.patch_size):
+            return False
+        mode, _ = self._mode((*shape[:2], *self.patch_size))
+        return mode == "streaming"
+
+    def _at_once(
+        self, image: Slices, spec: PreprocessingSpec, axis: int | None, postprocessing: PostprocessMemory
+    ) -> SegmentationPlan | None:
+        """The whole image as one window, which gives what streaming would; unless it does not fit."""
+        why = "the image is small: one window holds all of it"
+        try:
+            plan = self._within_limits(_AT_ONCE, why, image, spec, axis, postprocessing)
+        except MemoryShortage:
+            return None
+        return None if "unknown" in plan.inference.details else plan
 
     def _rather_windows(
         self,
@@ -238,7 +264,8 @@ class Passages:
         postprocessing: PostprocessMemory,
     ) -> SegmentationPlan:
         grid = spec.network_grid(image.grid)
-        margins = margins_up_to(grid.shape, self.patch_size if mode == "streaming" else grid.shape)
+        padded = mode in ("streaming", _AT_ONCE)
+        margins = margins_up_to(grid.shape, self.patch_size if padded else grid.shape)
         shape = (1, image.channels, *margins.padded_size)
         process = resident_bytes()
         limit = self.max_ram_bytes or process + available_memory_bytes()
@@ -307,9 +334,9 @@ class Passages:
         if mode == "overlap-tile":
             overlap_tile = OverlapTileInferer(max_ram_bytes=budget)
             return overlap_tile, overlap_tile.plan(self.seen_by(mode), shape)
-        if mode == "sliding-window":
+        if mode in ("sliding-window", _AT_ONCE):
             windows = SlidingWindowInferer(
-                self.patch_size,
+                shape[2:] if mode == _AT_ONCE else self.patch_size,
                 self.windows_at_a_time,
                 self.choice.overlap,
                 self.choice.blend,

@@ -11,7 +11,7 @@ from torch import nn
 
 from medseg.errors import ConfigError
 from medseg.inference.allocator import ALLOCATOR_STAGE, kept_by_the_allocator
-from medseg.inference.forward_memory import forward_peak_bytes, shadow_pass
+from medseg.inference.forward_memory import shadow_pass
 from medseg.inference.slabs import WORK_STAGE, MemoryPlan, MemoryShortage
 from medseg.inference.sliding_window.layout import Layout, OutputGrid
 from medseg.inference.sliding_window.outputs import flatten
@@ -126,8 +126,9 @@ def _plan(network: nn.Module, passing: Pass, count: int, *, must_know: bool) -> 
 def _foreseen(network: nn.Module, seen: tuple[int, ...]) -> tuple[int, Shapes]:
     """Bytes that a network takes for windows of a shape, and the shapes that it makes of them."""
     try:
-        _, made = flatten(shadow_pass(network, seen))
-        return forward_peak_bytes(network, seen), tuple(tuple(tensor.shape) for tensor in made)
+        scores, peak_bytes = shadow_pass(network, seen)
+        _, made = flatten(scores)
+        return peak_bytes, tuple(tuple(tensor.shape) for tensor in made)
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(

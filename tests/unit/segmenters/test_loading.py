@@ -67,7 +67,7 @@ def test_options_reach_the_inferer(make_run: Callable[..., Path]) -> None:
     assert details["window"] == (16, 16, 16)
     stream = load_segmenter(run, "cpu", precision="bfloat16", mode="streaming").plan(image()).inference
     assert (stream.mode, stream.details["precision"]) == ("streaming", "bf16")
-    mirrored = load_segmenter(run, "cpu", mirror="xy").plan(image()).inference
+    mirrored = load_segmenter(run, "cpu", mirror="xy", mode="streaming").plan(image()).inference
     assert (mirrored.axis, mirrored.details["mirrored_axes"]) == (2, [0, 1])
 
 

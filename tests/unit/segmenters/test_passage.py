@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -63,6 +64,45 @@ def segmenter(
 def image(shape: tuple[int, int, int] = (22, 19, 25)) -> Volume:
     values = np.random.default_rng(0).normal(size=(1, *shape)).astype(np.float32)
     return Volume(values, Grid(shape, np.diag([-0.8, 1.1, 1.3, 1.0])))
+
+
+SMALL = (14, 18, 17)
+"""In voxels of 0.8, 1.1 and 1.3 mm: about a patch, longer along one axis."""
+
+
+@pytest.mark.parametrize("mirror", ["", "x"])
+def test_a_small_image_is_seen_at_once_and_labelled_as_if_streamed(mirror: str) -> None:
+    network = unet()
+    small = segmenter(network, mirror=mirror)
+    plan = small.plan(image(SMALL))
+    assert (plan.inference.mode, plan.inference.details["windows"]) == ("sliding-window", 1)
+    assert plan.inference.details["window"] == plan.margins.padded_size
+    assert "one window holds all of it" in plan.why
+
+    streamed = segmenter(network, mirror=mirror, mode="streaming")
+    ours, theirs = small.segment(image(SMALL)).array, streamed.segment(image(SMALL)).array
+    assert (ours != theirs).mean() < 1e-3  # but for ties, which sums in another order may break otherwise
+
+
+def test_a_small_image_that_does_not_fit_at_once_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passage, "_SMALL", math.inf)  # so that it takes more than what tells processes apart
+    network, large = unet(features=[16, 32]), image((96, 96, 96))
+    at_once = segmenter(network).plan(large)
+    streamed = segmenter(network, mode="streaming").plan(large)
+    assert at_once.peak_bytes > streamed.peak_bytes + 50_000_000
+
+    tight = segmenter(network, max_ram_bytes=(at_once.peak_bytes + streamed.peak_bytes) // 2).plan(large)
+
+    assert tight.inference.mode == "streaming"
+
+
+@pytest.mark.parametrize(("network", "shape"), [("local", (22, 19, 25)), ("whole", SMALL)])
+def test_large_images_and_networks_that_look_at_all_of_one_are_not_seen_at_once(
+    network: str, shape: tuple[int, int, int]
+) -> None:
+    plan = segmenter(unet() if network == "local" else unet(norm="instance")).plan(image(shape))
+
+    assert "one window" not in plan.why
 
 
 def test_local_networks_are_streamed_others_see_windows() -> None:
