@@ -21,8 +21,7 @@ __all__ = ["LabelArray", "LabelWriter", "best_of", "label_map", "planned_label_b
 _SLAB_BYTES = 128 << 20
 _SCORE_BYTES = 4
 _SLAB_VOXELS = 4 << 20
-_LABEL_BYTES = 2  # of a value in a file: there are few schemes with values beyond 65,535
-_TABLE_INDEX_BYTES = 8  # numpy looks up by wide integers, whatever it is given
+_COUNTED_VOXELS, _COUNTED_BYTES = 1 << 20, 8  # a sink that counts labels does so by wide integers
 
 
 class LabelWriter(Protocol):
@@ -142,9 +141,9 @@ def planned_label_bytes(stage: Stage, classes: int) -> int:
         33
     """
     voxels = _plane(stage) * min(_thickness(stage, classes), stage.length)
-    index = 1 if classes <= 256 else 4
-    # Classes and the wide indices into the table of values, the values, and these in the order of the file.
-    return voxels * (index + _LABEL_BYTES + max(_TABLE_INDEX_BYTES, _LABEL_BYTES))
+    width = 1 if classes <= 256 else 4
+    # Classes, the same turned round or as values of the file, and these in the order of the file.
+    return 3 * width * voxels + _COUNTED_BYTES * min(voxels, _COUNTED_VOXELS)
 
 
 def _plane(stage: Stage) -> int:
