@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from medseg.errors import ConfigError, InputError, ResourceError
-from medseg.geometry import Grid
 from medseg.inference import (
     Compute,
     MemoryPlan,
@@ -25,7 +22,7 @@ from medseg.inference import (
 )
 from medseg.inference.compute import short_name
 from medseg.inference.labelling import planned_label_bytes
-from medseg.inference.margins import Margins, margins_up_to
+from medseg.inference.margins import margins_up_to
 from medseg.inference.mirrored_slabs import MirroredSlabs
 from medseg.inference.mirroring import Mirrored
 from medseg.inference.overlap_tile import fit_tiles
@@ -35,6 +32,7 @@ from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
 from medseg.postprocessing import PostprocessMemory
 from medseg.runs import PreprocessingSpec
 from medseg.runs.recipe import InferenceChoice
+from medseg.segmenters.segmentation_plan import STREAMED_LABELS, SegmentationPlan
 from medseg.volume import Slices
 
 __all__ = ["MODES", "Passages", "SegmentationPlan"]
@@ -53,57 +51,6 @@ _SMALL = 2.0
 """Times the voxels of the training's patch: an image up to there is seen at once, since looking at a network
 takes about as long as a pass."""
 _AT_ONCE = "at once"
-
-_STREAMED = PostprocessMemory(labels=0, work=0)
-
-
-@dataclass(frozen=True)
-class SegmentationPlan:
-    """What becomes of an image on its way to labels, and the memory that this takes.
-
-    Attributes:
-        inferer: Goes through the network grid.
-        margins: Zeros around images that are smaller than the training's patch.
-        network_grid: Where the network sees the image.
-        inference: How the inferer goes through the image on the network grid.
-        why: Why in this mode.
-        by_part: Bytes that each part holds at the fullest moment of the inference.
-        others: Of an ensemble, the plans of the other members.
-        postprocessing: What the whole label map takes while it is postprocessed, when all else is gone.
-    """
-
-    inferer: SlabInferer
-    margins: Margins
-    network_grid: Grid
-    inference: MemoryPlan
-    why: str
-    by_part: Mapping[str, int]
-    others: tuple[SegmentationPlan, ...] = ()
-    postprocessing: PostprocessMemory = _STREAMED
-
-    @property
-    def peak_bytes(self) -> int:
-        """Bytes in all, the process included: in the inference, or in the postprocessing after it."""
-        after = self.by_part["process"] + self.postprocessing.labels + self.postprocessing.work
-        return max(sum(self.by_part.values()), after)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a manifest, in JSON's types."""
-        return {
-            "why": self.why,
-            "network_size": list(self.network_grid.shape),
-            "peak_bytes": self.peak_bytes,
-            "by_part": dict(self.by_part),
-            "postprocessing_bytes": self.postprocessing.work,
-            "inference": self.inference.as_dict(),
-            "others": [other.as_dict() for other in self.others],
-        }
-
-    def __str__(self) -> str:
-        size = " x ".join(map(str, self.network_grid.shape))
-        lines = [f"{size} voxels on the network grid, {format_bytes(self.peak_bytes)} in all ({self.why})"]
-        lines += [f"  {name}: {format_bytes(count)}" for name, count in self.by_part.items()]
-        return "\n".join([*lines, str(self.inference)])
 
 
 @dataclass(frozen=True)
@@ -146,7 +93,7 @@ class Passages:
         image: Slices,
         spec: PreprocessingSpec,
         axis: int | None = None,
-        postprocessing: PostprocessMemory = _STREAMED,
+        postprocessing: PostprocessMemory = STREAMED_LABELS,
     ) -> SegmentationPlan:
         """The way of one image.
 
@@ -177,7 +124,7 @@ class Passages:
                 return self._within_limits("sliding-window", shortage.what, *job)
             except MemoryShortage as other:
                 raise min(shortage, other, key=lambda error: error.least_bytes) from None
-        if self.choice.mode == "auto" and _times_computed(first) > _MANY_TIMES:
+        if self.choice.mode == "auto" and first.times_computed > _MANY_TIMES:
             return self._rather_windows(first, *job)
         return first
 
@@ -209,13 +156,13 @@ class Passages:
         postprocessing: PostprocessMemory,
     ) -> SegmentationPlan:
         """Windows in place of many small tiles, if they fit and compute less."""
-        times = _times_computed(tiled)
+        times = tiled.times_computed
         why = f"in streaming tiles would have each voxel computed {times:.0f} times"
         try:
             windows = self._within_limits("sliding-window", why, image, spec, axis, postprocessing)
         except MemoryShortage:
             return tiled
-        return windows if _times_computed(windows) < times else tiled
+        return windows if windows.times_computed < times else tiled
 
     def _mode(self, shape: tuple[int, ...]) -> tuple[str, str]:
         if self.choice.mode != "auto":
@@ -246,7 +193,7 @@ class Passages:
         process = resident_bytes()
         limit = self.max_ram_bytes or process + available_memory_bytes()
         needed = process + memory.labels + memory.work
-        if memory != _STREAMED and needed > _PLANNED * limit:
+        if memory != STREAMED_LABELS and needed > _PLANNED * limit:
             raise ResourceError(
                 f"postprocessing may need {format_bytes(needed / _PLANNED)} (the whole label map "
                 f"{format_bytes(memory.labels)}, and {format_bytes(memory.work)} to work in), "
@@ -405,11 +352,3 @@ class Passages:
     @property
     def _on_gpu(self) -> bool:
         return self.compute.device.type == "cuda"
-
-
-def _times_computed(plan: SegmentationPlan) -> float:
-    """How many times each voxel is computed, on average; for streams and windows."""
-    details = plan.inference.details
-    if plan.inference.mode == "sliding-window":
-        return float(details["windows"] * math.prod(details["window"]) / plan.network_grid.voxel_count)
-    return float(details.get("computed", 1.0))
