@@ -124,7 +124,7 @@ def run(shape, slab, spacing):
 
 mm = float(sys.argv[2])
 run((40, 40, 12), 2, (mm, mm, mm))
-print(*run((1024, 1024, 60), int(sys.argv[1]), (mm, mm, mm)))
+print(*run((1024, 1024, 30), int(sys.argv[1]), (mm, mm, mm)))
 """
 
 

@@ -243,7 +243,7 @@ from medseg.inference.mirrored_slabs import MirroredSlabs
 from medseg.inference.streaming import StreamingInferer
 from medseg.networks import build_network
 
-image = torch.randn(1, 1, 24, 128, 128)
+image = torch.randn(1, 1, 16, 112, 112)
 shape = tuple(image.shape)
 
 def go_through(length, slabs, network):
@@ -258,7 +258,7 @@ for classes in (3, 60):
     with torch.inference_mode():
         go_through(2, slabs, network)
         plan = slabs.plan(network, shape)
-        peak = measured(lambda: go_through(24, slabs, network))
+        peak = measured(lambda: go_through(16, slabs, network))
     print(plan.peak_bytes, plan.by_stage[ALLOCATOR_STAGE], peak)
 """
 

@@ -396,7 +396,7 @@ def run(shape, classes):
     return stage.planned_bytes(classes) + 2 * 4 * shape[0] * shape[1], 0, measured(best)
 
 run((40, 40, 12), 3)
-print(*run((800, 800, 12), 60))
+print(*run((640, 640, 8), 60))
 """
 
 

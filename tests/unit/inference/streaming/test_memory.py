@@ -25,6 +25,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "fc_densenet": {"base_features": 16, "growth_rate": 8, "layers": 2, "strides": (2, 2)},
 }
 
+# Elsewhere PyTorch computes it by routines of its own, which take memory in other ways.
+IN_HARDWARE = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+PRECISIONS = [
+    "fp32",
+    pytest.param("bf16", marks=pytest.mark.skipif(not IN_HARDWARE, reason="bfloat16 is emulated here")),
+]
+
 
 def allocated_peak(inferer: StreamingInferer, image: Tensor, network: nn.Module) -> int:
     """Bytes that live at the fullest moment of a call; what is made and never written to counts as well."""
@@ -45,7 +52,7 @@ def planned_and_allocated(inferer: StreamingInferer, image: Tensor, network: nn.
     return plan.peak_bytes - plan.by_stage[ALLOCATOR_STAGE], allocated_peak(inferer, image, network)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_books_agree_with_what_is_allocated(name: str, precision: str) -> None:
     torch.manual_seed(0)
@@ -71,7 +78,7 @@ class PooledWithIndices(nn.Module):
 
 
 # Along another axis than the first, pooling with indices is computed in another order of memory.
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_books_of_a_pooling_with_indices(axis: int, precision: str) -> None:
     network, image = PooledWithIndices().eval(), torch.randn(1, 1, 48, 40, 32)
