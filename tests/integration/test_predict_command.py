@@ -418,7 +418,7 @@ def test_several_models_are_averaged(make_run: MakeRun, tmp_path: Path) -> None:
     ("options", "code", "message"),
     [
         (("--max-ram", "much"), ConfigError.exit_code, "--max-ram: 'much' is no size of memory"),
-        (("--max-ram", "1MB"), ResourceError.exit_code, "allow more by --max-ram"),
+        (("--max-ram", "1MB"), ResourceError.exit_code, "1.0 MB may be taken; allow "),
         (("--mode", "windows"), ConfigError.exit_code, "--mode: 'windows' cannot be chosen"),
         (("--mirror", "lr"), ConfigError.exit_code, "--mirror: 'lr' cannot be chosen"),
     ],
