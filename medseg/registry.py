@@ -93,6 +93,18 @@ class Registry:
         module, attribute = self.entry(name).target.split(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def options(self, name: str) -> tuple[str, ...]:
+        """The options that what ``name`` stands for takes.
+
+        Raises:
+            ConfigError: The name is unknown.
+
+        Example:
+            >>> Registry("sum", {"all": Entry("math:fsum", "exact")}).options("all")
+            ('seq',)
+        """
+        return tuple(inspect.signature(self.resolve(name)).parameters)
+
     def build(self, name: str, **options: Any) -> Any:
         """Call what ``name`` stands for with ``options``.
 
@@ -110,7 +122,7 @@ class Registry:
         """
         make = self.resolve(name)
         where = f"{self.kind} '{name}'"
-        known = inspect.signature(make).parameters
+        known = self.options(name)
         for option in options:
             if option not in known:
                 raise ConfigError(f"has no option '{option}'", where=where, fix=did_you_mean(option, known))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,13 +21,18 @@ from medseg.training.pretraining import build_autoencoder
 __all__ = ["build_loss", "require_fitting_parts"]
 
 
-def build_loss(recipe: Recipe) -> nn.Module:
+def build_loss(recipe: Recipe, plan: Plan) -> nn.Module:
     """The recipe's loss, of class scores that exclude each other and class indices.
+
+    Where it measures distances, it does so in the plan's millimetres, unless the recipe gives others.
 
     Raises:
         ConfigError: It has no such option, or a value does not suit it.
     """
-    options = {"softmax": True, "to_onehot_y": True, **recipe.loss.options}
+    options: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
+    if plan.preprocessing.spacing_mm is not None and "spacing_mm" in LOSSES.options(recipe.loss.name):
+        options["spacing_mm"] = plan.preprocessing.spacing_mm
+    options |= recipe.loss.options
     return DeepSupervisionLoss(LOSSES.build(recipe.loss.name, **options))
 
 
@@ -64,7 +70,7 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
         weights = {"weight_map": torch.ones(1, 1, 2, 2, 2)}
     try:
         scores, target = torch.zeros(1, classes, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2).long()
-        loss = build_loss(recipe)(scores, target, **weights)
+        loss = build_loss(recipe, plan)(scores, target, **weights)
     except (RuntimeError, TypeError, ValueError) as error:
         what, _, cure = str(error).partition("; ")
         raise ConfigError(what, where=where, fix=cure or fix) from error

@@ -301,7 +301,7 @@ class _Fold:
             avoid_faulty_gradients(autoencoder, patches, self.compute)
             return PretrainingModule(autoencoder, pretrain, self.plan, self.recipe, self.budget, self.seed)
         avoid_faulty_gradients(network, patches, self.compute)
-        loss = build_loss(self.recipe)
+        loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
     def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:

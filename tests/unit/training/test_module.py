@@ -29,7 +29,7 @@ class _FirstClass(nn.Module):
 def _module(plan: Plan, network: nn.Module | None = None, **optimizer: Any) -> SegmentationModule:
     recipe = Recipe(optimizer=optimizer)
     return SegmentationModule(
-        network or _FirstClass(), build_loss(recipe), plan, recipe, Budget(max_steps=10), seed=3
+        network or _FirstClass(), build_loss(recipe, plan), plan, recipe, Budget(max_steps=10), seed=3
     )
 
 

@@ -69,17 +69,25 @@ def test_every_loss_trains(name: str, plan: Plan) -> None:
     recipe = Recipe(loss={"name": name})
     require_fitting_parts(plan, recipe)
     scores = torch.zeros(1, 3, 4, 4, 4, requires_grad=True)
-    loss = build_loss(recipe)(scores, torch.ones(1, 1, 4, 4, 4, dtype=torch.long))
+    loss = build_loss(recipe, plan)(scores, torch.ones(1, 1, 4, 4, 4, dtype=torch.long))
     loss.backward()
     assert scores.grad is not None
     assert float(scores.grad[0, 1].max()) < 0.0  # more of the right class lowers it
 
 
-def test_one_level_is_the_loss_itself() -> None:
+def test_losses_measure_in_the_millimetres_of_the_plan(plan: Plan) -> None:
+    assert plan.preprocessing.spacing_mm is not None
+    boundary = build_loss(Recipe(loss={"name": "boundary"}), plan).loss
+    assert boundary.spacing_mm == plan.preprocessing.spacing_mm
+    told = Recipe(loss={"name": "boundary", "options": {"spacing_mm": [1.0, 2.0, 3.0]}})
+    assert build_loss(told, plan).loss.spacing_mm == (1.0, 2.0, 3.0)
+
+
+def test_one_level_is_the_loss_itself(plan: Plan) -> None:
     scores = torch.randn(1, 3, 4, 4, 4)
     target = torch.randint(0, 3, (1, 1, 4, 4, 4))
     plain = LOSSES.build("dice_ce", softmax=True, to_onehot_y=True)(scores, target)
-    assert build_loss(Recipe())(scores, target) == plain
+    assert build_loss(Recipe(), plan)(scores, target) == plain
 
 
 def test_scores_of_another_shape_and_losses_of_several_numbers_are_refused(
@@ -89,6 +97,6 @@ def test_scores_of_another_shape_and_losses_of_several_numbers_are_refused(
         patch.setattr(parts, "build_network", lambda _name, **_options: nn.Conv3d(1, 5, 3))
         with pytest.raises(ConfigError, match=r"gives scores of shape \(2, 5, 14, 14, 6\), not"):
             require_fitting_parts(plan, recipe)
-    monkeypatch.setattr(parts, "build_loss", lambda _: lambda scores, _target: scores.mean(dim=1))
+    monkeypatch.setattr(parts, "build_loss", lambda *_: lambda scores, _target: scores.mean(dim=1))
     with pytest.raises(ConfigError, match="loss 'dice_ce': gives 8 numbers, not one"):
         require_fitting_parts(plan, recipe)
