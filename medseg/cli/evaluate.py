@@ -16,6 +16,7 @@ from medseg.cli.console import DebugOption, JsonOption, QuietOption
 if TYPE_CHECKING:
     from medseg.evaluation import Comparison, Evaluation, InstanceEvaluation, Pictures
     from medseg.evaluation.comparison import EvaluateOne
+    from medseg.metrics import DistanceCriterion, OverlapCriterion
 
 __all__ = ["SurfaceKind", "command"]
 
@@ -78,6 +79,25 @@ def command(
         list[str] | None,
         typer.Option("--lesions", help="Class whose lesions are counted one by one; may be repeated."),
     ] = None,
+    lesion_iou: Annotated[
+        float | None,
+        typer.Option(
+            "--lesion-iou",
+            min=0.0,
+            max=1.0,
+            help="A lesion is found if its intersection over union with the prediction is at least this.",
+            show_default="any common voxel",
+        ),
+    ] = None,
+    lesion_distance: Annotated[
+        float | None,
+        typer.Option(
+            "--lesion-distance", min=0.0, help="In mm: a lesion is found if the prediction is as near."
+        ),
+    ] = None,
+    smallest_lesion: Annotated[
+        float, typer.Option("--smallest-lesion", min=0.0, help="In ml: smaller ones are left out.")
+    ] = 0.0,
     instances: Annotated[
         bool,
         typer.Option("--instances", help="The files hold objects' numbers, not classes: score the objects."),
@@ -114,6 +134,10 @@ def command(
         raise typer.BadParameter("give one prediction, or two to compare", param_hint="--pred")
     if name and len(pred) == 1:
         raise typer.BadParameter("names are for two predictions", param_hint="--name")
+    if lesion_iou is not None and lesion_distance is not None:
+        raise typer.BadParameter("give one of --lesion-iou and --lesion-distance", param_hint="--lesion-iou")
+    if not lesions and (lesion_iou, lesion_distance, smallest_lesion) != (None, None, 0.0):
+        raise typer.BadParameter("name the classes whose lesions are counted", param_hint="--lesions")
     wanted = _metrics(metrics)
     if instances and (lesions or labels is not None):
         raise typer.BadParameter("objects have no classes", param_hint="--instances")
@@ -126,6 +150,8 @@ def command(
         surface=surface.value if "surface" in wanted else None,
         percentile=percentile,
         tolerance_mm=tolerance,
+        lesion_criterion=_lesion_criterion(lesion_iou, lesion_distance),
+        smallest_lesion_ml=smallest_lesion,
         resample_prediction=resample_prediction,
     )
     evaluate_one: EvaluateOne
@@ -161,6 +187,14 @@ def _metrics(text: str) -> set[str]:
     if not names <= _METRICS:
         raise typer.BadParameter(f"'{text}' is not 'overlap' or 'overlap,surface'", param_hint="--metrics")
     return names
+
+
+def _lesion_criterion(iou: float | None, distance_mm: float | None) -> OverlapCriterion | DistanceCriterion:
+    from medseg.metrics import DistanceCriterion, OverlapCriterion
+
+    if distance_mm is not None:
+        return DistanceCriterion(distance_mm)
+    return OverlapCriterion() if iou is None else OverlapCriterion("iou", iou)
 
 
 def _pictures(images: Path | None, *, wanted: bool) -> Pictures | None:

@@ -104,7 +104,13 @@ def score_case(task: CaseTask) -> CaseResult:
         scores=scores,
         lesions=tuple(
             lesion_row(
-                pair.case, guess if predicted else None, truth, entry.value, entry.name, grid.spacing_mm
+                pair.case,
+                guess if predicted else None,
+                truth,
+                entry.value,
+                entry.name,
+                grid.spacing_mm,
+                options,
             )
             for entry in labels.foreground
             if entry.value in options.lesions

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 
 from medseg.errors import InputError
+from medseg.evaluation.options import ScoringOptions
 from medseg.evaluation.score import Status, status_of
 from medseg.labels import LabelScheme
 from medseg.metrics import lesion_metrics
@@ -28,7 +29,8 @@ class LesionRow:
     """A class's lesions in one case; a row of ``lesions.csv``, whose columns are these attributes.
 
     A lesion is a connected component (voxels that share a face, an edge or a corner); it is found if it
-    shares a voxel with the prediction. See ``medseg.metrics.lesion_metrics``.
+    shares a voxel with the prediction, or as ``ScoringOptions.lesion_criterion`` says. See
+    ``medseg.metrics.lesion_metrics``.
 
     Attributes:
         case: The case's id.
@@ -38,7 +40,7 @@ class LesionRow:
         n_pred: Components in the prediction.
         n_found: Reference lesions that are found.
         n_missed: Those that are not.
-        n_invented: Predicted components that touch no reference lesion.
+        n_invented: Predicted components that belong to no reference lesion.
         sensitivity: Found over all; NaN without a lesion in the reference.
         precision: Predicted components that are true over all; NaN where nothing is predicted.
         f1: Their harmonic mean; 0 where one of the two has no lesion, NaN where neither has.
@@ -68,6 +70,7 @@ def lesion_row(
     label: int,
     name: str,
     spacing_mm: Sequence[float],
+    options: ScoringOptions,
 ) -> LesionRow:
     """Count and match the lesions of one class in one case.
 
@@ -78,9 +81,16 @@ def lesion_row(
         label: The class's value.
         name: The class's name.
         spacing_mm: The voxels' size.
+        options: When a lesion counts as found, and how large it must be to count at all.
     """
     truth = ref == label
-    found = lesion_metrics(truth & False if pred is None else pred == label, truth, spacing_mm)
+    found = lesion_metrics(
+        truth & False if pred is None else pred == label,
+        truth,
+        spacing_mm,
+        criterion=options.lesion_criterion,
+        smallest_volume_ml=options.smallest_lesion_ml,
+    )
     numbers = {number: getattr(found, number) for number in LESION_COUNTS + LESION_METRICS}
     status = status_of(found.n_pred, found.n_ref, has_prediction=pred is not None)
     return LesionRow(case=case, label=label, name=name, status=status, **numbers)

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medseg.errors import ConfigError
+from medseg.metrics import DistanceCriterion, OverlapCriterion
 
 __all__ = ["ScoringOptions"]
+
+_ANY_COMMON_VOXEL = OverlapCriterion()
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class ScoringOptions:
         percentile: Of the distances between surfaces, for the robust Hausdorff distance; above 0, up to 100.
         tolerance_mm: Surfaces nearer than this agree, for the normalised surface distance.
         lesions: Values of the classes whose connected components are counted and matched one by one.
+        lesion_criterion: When a lesion counts as found: by overlap (any common voxel, if not told otherwise)
+            or by distance.
+        smallest_lesion_ml: Smaller components are left out, of references and predictions alike.
         resample_prediction: Bring a prediction that lies on another grid onto its reference's by nearest
             neighbour, instead of refusing it.
 
@@ -37,6 +43,8 @@ class ScoringOptions:
     percentile: float = 95.0
     tolerance_mm: float = 1.0
     lesions: tuple[int, ...] = ()
+    lesion_criterion: OverlapCriterion | DistanceCriterion = _ANY_COMMON_VOXEL
+    smallest_lesion_ml: float = 0.0
     resample_prediction: bool = False
 
     def __post_init__(self) -> None:
@@ -48,6 +56,10 @@ class ScoringOptions:
             )
         if not (math.isfinite(self.tolerance_mm) and self.tolerance_mm >= 0.0):
             raise ConfigError(f"tolerance {self.tolerance_mm:g} mm is no length", fix="give 0 or more")
+        if not (math.isfinite(self.smallest_lesion_ml) and self.smallest_lesion_ml >= 0.0):
+            raise ConfigError(
+                f"{self.smallest_lesion_ml:g} ml is no volume of a lesion", fix="give 0 or more"
+            )
 
     @property
     def hausdorff_name(self) -> str:

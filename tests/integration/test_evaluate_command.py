@@ -291,6 +291,13 @@ def test_lesions_are_counted(
     first = rows[1]
     assert (first["status"], first["n_found"], first["sensitivity"]) == ("missed", "0", "0.0")
     assert int(first["n_ref"]) == int(first["n_missed"]) > 0
+    strict = [*arguments, "--lesions", "nodules", "--lesion-iou", "1", "--smallest-lesion", "0.001", "--json"]
+    assert call(*strict) == 0
+    options = json.loads(capsys.readouterr().out)["options"]
+    assert options["lesion_criterion"] == {"measure": "iou", "at_least": 1.0}
+    assert options["smallest_lesion_ml"] == 0.001
+    assert call(*strict, "--lesion-distance", "3") == 64
+    assert call(*arguments, "--lesion-distance", "3") == 64
     assert call(*arguments, "--lesions", "nodule") == 2
     assert "did you mean 'nodules'" in capsys.readouterr().err
 

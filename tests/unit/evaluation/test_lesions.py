@@ -9,9 +9,10 @@ import pytest
 from scipy import ndimage
 
 from medseg.errors import InputError
-from medseg.evaluation import Status
+from medseg.evaluation import ScoringOptions, Status
 from medseg.evaluation.lesions import lesion_classes, lesion_row
 from medseg.labels import LabelScheme
+from medseg.metrics import DistanceCriterion, OverlapCriterion
 
 LABELS = LabelScheme.from_names({1: "tumour", 7: "edema"})
 
@@ -21,11 +22,28 @@ def test_a_hand_made_case() -> None:
     ref[0:2, 0, 0] = ref[5:7, 2, 2] = ref[10, 4, 4] = 7
     pred[1:3, 0, 0] = pred[9, 0, 0] = 7
     pred[0, 4, 4] = 1  # of another class
-    row = lesion_row("case", pred, ref, 7, "edema", (1.0, 1.0, 1.0))
+    row = lesion_row("case", pred, ref, 7, "edema", (1.0, 1.0, 1.0), ScoringOptions())
     assert (row.n_ref, row.n_pred, row.n_found, row.n_missed, row.n_invented) == (3, 2, 1, 2, 1)
     assert (row.sensitivity, row.precision, row.f1) == (1 / 3, 0.5, pytest.approx(0.4))
     assert row.mean_dice == pytest.approx(0.5 / 3)
     assert (row.case, row.label, row.name, row.status) == ("case", 7, "edema", Status.OK)
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        (ScoringOptions(), (2, 3, 1, 2)),
+        (ScoringOptions(lesion_criterion=OverlapCriterion("iou", 0.5)), (2, 3, 0, 3)),
+        (ScoringOptions(lesion_criterion=DistanceCriterion(2.0)), (2, 3, 2, 1)),
+        (ScoringOptions(smallest_lesion_ml=0.002), (1, 2, 1, 1)),
+    ],
+)
+def test_what_counts_as_found_is_chosen(options: ScoringOptions, counts: tuple[int, ...]) -> None:
+    ref, pred = np.zeros((20, 3, 3), np.uint8), np.zeros((20, 3, 3), np.uint8)
+    ref[0:3, 0, 0] = ref[10, 0, 0] = 1
+    pred[2:5, 0, 0] = pred[12, 0, 0] = pred[17:19, 2, 2] = 1  # overlaps by 1 of 5; 2 mm away; far from all
+    row = lesion_row("a", pred, ref, 1, "tumour", (1.0, 1.0, 1.0), options)
+    assert (row.n_ref, row.n_pred, row.n_found, row.n_invented) == counts
 
 
 @pytest.mark.parametrize(
@@ -43,7 +61,7 @@ def test_every_empty_case_is_stated(
 ) -> None:
     maps = [None if values is None else np.array(values).reshape(3, 1, 1) for values in (pred, ref)]
     assert maps[1] is not None
-    row = lesion_row("a", maps[0], maps[1], 1, "tumour", (1.0, 1.0, 1.0))
+    row = lesion_row("a", maps[0], maps[1], 1, "tumour", (1.0, 1.0, 1.0), ScoringOptions())
     assert row.status is status
     np.testing.assert_equal((row.n_ref, row.n_pred, row.sensitivity, row.precision, row.f1), numbers)
 
@@ -51,7 +69,7 @@ def test_every_empty_case_is_stated(
 def test_counts_agree_with_scipy() -> None:
     generator = np.random.default_rng(0)
     ref = (generator.random((20, 20, 10)) < 0.02).astype(np.uint8)
-    row = lesion_row("a", ref, ref, 1, "tumour", (1.0, 1.0, 1.0))
+    row = lesion_row("a", ref, ref, 1, "tumour", (1.0, 1.0, 1.0), ScoringOptions())
     expected = ndimage.label(ref, np.ones((3, 3, 3)))[1]
     assert row.n_ref == row.n_pred == row.n_found == expected > 20
 
