@@ -24,6 +24,9 @@ def command(
         str, typer.Option(help="Fold of the cross-validation, or 'all': one run that holds them all.")
     ] = "0",
     max_minutes: Annotated[float | None, typer.Option(help="End each fold after so many minutes.")] = None,
+    max_cpu_minutes: Annotated[
+        float | None, typer.Option(help="End each fold after so many minutes of processors.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="End each fold after so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, patches and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -49,9 +52,9 @@ def command(
     from medseg.runs import load_recipe
     from medseg.training import Budget, TrainingOptions, train
 
-    given = max_steps is not None or max_minutes is not None
+    given = (max_steps, max_minutes, max_cpu_minutes) != (None, None, None)
     options = TrainingOptions(
-        budget=Budget(max_steps, max_minutes) if given else None,
+        budget=Budget(max_steps, max_minutes, max_cpu_minutes) if given else None,
         seed=seed,
         device=device,
         workers=workers,

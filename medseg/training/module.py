@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import lightning
@@ -16,6 +15,7 @@ from medseg.inference import SlidingWindowInferer
 from medseg.metrics import confusion, overlaps_of
 from medseg.runs import Plan, Recipe
 from medseg.training.budget import Budget, learning_rate_factor
+from medseg.training.clock import Clock
 from medseg.training.patches import Patch
 
 __all__ = ["SegmentationModule", "TrainingModule"]
@@ -50,9 +50,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self.recipe = recipe
         self.budget = budget
         self.seed = seed
-        self.minutes_before = 0.0
+        self.clock = Clock()
         self.steps_before = 0
-        self.started = time.monotonic()
         self.measured: dict[str, float | None] = {}
         self.validated_step = -1
         self.best_quality = -math.inf
@@ -76,11 +75,6 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         raise NotImplementedError
 
     @property
-    def minutes(self) -> float:
-        """Minutes of training so far, those before a resume included."""
-        return self.minutes_before + (time.monotonic() - self.started) / 60.0
-
-    @property
     def step(self) -> int:
         """Optimiser steps so far, those before a resume included."""
         return self.steps_before + int(self.global_step)
@@ -88,7 +82,13 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     @property
     def progress(self) -> float:
         """How much of the budget is used, from 0 to 1."""
-        return self.budget.progress(self.step, self.minutes)
+        return self._progress(self.step)
+
+    def _progress(self, step: float) -> float:
+        # Asking for CPU time takes longer than the others.
+        counts = self.budget.max_cpu_minutes is not None
+        cpu_minutes = self.clock.cpu_minutes if counts else 0.0
+        return self.budget.progress(step, self.clock.minutes, cpu_minutes)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser; biases and norms are not decayed."""
@@ -110,13 +110,13 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
 
     def on_train_start(self) -> None:
         """Start the clock: planning and preprocessing do not count."""
-        self.started = time.monotonic()
+        self.clock.start()
 
     def on_train_batch_start(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
         """Seed by step and set the learning rate by progress: both are the same after a resume."""
         torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
         # The step that begins counts as half done, so that no step has a rate of zero.
-        share = self.budget.progress(self.step + 0.5, self.minutes)
+        share = self._progress(self.step + 0.5)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
         for group in self.optimizers().param_groups:
             group["lr"] = rate
@@ -125,7 +125,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         """Everything that ``restore`` needs: tensors, numbers and names alone."""
         return {
             "step": self.step,
-            "minutes": self.minutes,
+            "minutes": self.clock.minutes,
+            "cpu_minutes": self.clock.cpu_minutes,
             "network": self.network.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
             "validated_step": self.validated_step,
@@ -136,7 +137,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where ``resume_state`` was called; before the training starts."""
         self.steps_before = state["step"]
-        self.minutes_before = state["minutes"]
+        self.clock.minutes_before = state["minutes"]
+        self.clock.cpu_minutes_before = state["cpu_minutes"]
         self.network.load_state_dict(state["network"])
         self._optimizer_state = state["optimizer"]
         self.validated_step = state["validated_step"]

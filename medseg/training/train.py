@@ -280,7 +280,8 @@ class _Fold:
             {
                 "finished": _now(),
                 "steps": module.step,
-                "minutes": round(module.minutes, 3),
+                "minutes": round(module.clock.minutes, 3),
+                "cpu_minutes": round(module.clock.cpu_minutes, 3),
                 "precision": str(self.compute.dtype).removeprefix("torch."),
                 "device": self.compute.device.type,
                 **module.results(),

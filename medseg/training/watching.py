@@ -147,11 +147,11 @@ class ValidationLog(Callback):  # type: ignore[misc]
         """Write a row; keep the weights if they are the best."""
         step, columns = pl_module.step, pl_module.columns()
         header = ["step", "minutes", *columns]
-        row = [step, round(pl_module.minutes, 3), *columns.values()]
+        row = [step, round(pl_module.clock.minutes, 3), *columns.values()]
         drop_rows_after(self._fold.metrics, step - 1)  # a training killed at its very end validates anew
         append_rows(self._fold.metrics, header, [row])
         log_numbers(trainer, columns, step)
-        self._progress.note(f"step {step}, {pl_module.minutes:.1f} min: {pl_module.told()}")
+        self._progress.note(f"step {step}, {pl_module.clock.minutes:.1f} min: {pl_module.told()}")
         if pl_module.quality > pl_module.best_quality:
             pl_module.best_quality = pl_module.quality
             save_weights(pl_module, self._fold.weights("best"))
