@@ -34,6 +34,10 @@ def command(
         int | None, typer.Option(help="Processes that prepare patches.", show_default="by device")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits each time, on a GPU too; slower. Needs steps."),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
@@ -59,6 +63,7 @@ def command(
         device=device,
         workers=workers,
         resume=resume,
+        deterministic=deterministic,
     )
     chosen_recipe = load_recipe(recipe)
     if init_encoder is not None:

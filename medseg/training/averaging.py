@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -42,8 +42,8 @@ def average_of(network: nn.Module, decay: float) -> AveragedModel:
         1992.
     """
 
-    def carry_on(averages: list[Tensor], current: list[Tensor], step: Tensor | int) -> None:
-        torch._foreach_lerp_(averages, current, 1.0 - averaging_decay(int(step), decay))
+    def carry_on(averages: Sequence[Tensor], current: Sequence[Tensor], step: Tensor | int) -> None:
+        torch._foreach_lerp_(list(averages), list(current), 1.0 - averaging_decay(int(step), decay))
 
     average = AveragedModel(network, multi_avg_fn=carry_on)
     return average.requires_grad_(False)
@@ -89,5 +89,5 @@ def _counting(network: nn.Module) -> Iterator[None]:
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
-        for layer, mode in modes.items():
-            layer.training = mode
+        for module, mode in modes.items():
+            module.training = mode

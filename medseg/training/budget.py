@@ -51,6 +51,11 @@ class Budget:
                     f"{minutes} minutes are no training", where=option, fix="use a positive number"
                 )
 
+    @property
+    def follows_the_clock(self) -> bool:
+        """Whether minutes of any kind have a say."""
+        return self.max_minutes is not None or self.max_cpu_minutes is not None
+
     def progress(self, steps: float, minutes: float, cpu_minutes: float = 0.0) -> float:
         """How much of the budget is used, from 0 to 1.
 

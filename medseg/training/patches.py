@@ -177,20 +177,22 @@ def patch_loader(
     steps_per_epoch: int,
     workers: int,
     steps_done: Callable[[], int],
+    accumulate: int = 1,
 ) -> DataLoader[Patch]:
-    """Batches of patches, ``steps_per_epoch`` of them an epoch.
+    """Batches of patches, for ``steps_per_epoch`` optimiser steps an epoch.
 
     Args:
         patches: The samples.
         batch_size: Samples a batch.
-        steps_per_epoch: Batches an epoch.
+        steps_per_epoch: Optimiser steps an epoch.
         workers: Processes that prepare patches; 0 prepares them in this one.
         steps_done: How many optimiser steps have been made; the samples go on from there.
+        accumulate: Batches a step.
     """
     return DataLoader(
         patches,
         batch_size=batch_size,
-        sampler=EpochSampler(batch_size, steps_per_epoch, steps_done),
+        sampler=EpochSampler(batch_size * accumulate, steps_per_epoch, steps_done),
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,

@@ -26,7 +26,9 @@ def test_one_of_the_two_suffices() -> None:
 
 
 def test_a_training_without_end_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a training needs an end; give --max-steps, --max-minutes or --max-cpu-minutes"):
+    with pytest.raises(
+        ConfigError, match="a training needs an end; give --max-steps, --max-minutes or --max-cpu-minutes"
+    ):
         Budget()
 
 
