@@ -241,7 +241,7 @@ def test_a_smaller_volume_is_padded_with_zeros_on_both_sides(
 @settings(
     max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(st.data())
+@given(data=st.data())
 def test_boxes_are_read_as_from_a_padded_array(data: st.DataObject, tmp_path: Path) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
     size = data.draw(st.tuples(*[st.integers(1, 8)] * 3))
