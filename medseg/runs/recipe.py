@@ -287,8 +287,8 @@ class Recipe(Part):
     With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
     ``training.foreground_fraction`` then have no say. ``init_encoder`` names the folder of a run, as seen
     from the current directory, whose encoder the network starts from; what that network's shape rests on
-    (spacing, normalisation, levels, features) is taken over from there. ``folds`` is 5 if left out, or what
-    the data set itself declares.
+    (spacing, normalisation, levels, features) is taken over from there. ``folds``, if left out, is what the
+    data set itself declares, or 5, or with fewer cases as many as there are.
 
     Example:
         >>> load_recipe("unet").network.name

@@ -133,6 +133,9 @@ def train(
     if recipe.pretrain is not None:
         dataset = dataset.without_labels()
     split = split_dataset(dataset, recipe.folds, recipe.split_seed)
+    if split.leaves_one_out:
+        count = len(split.folds)
+        progress.note(f"{count} cases: leave-one-out, {count} folds that each validate on one case")
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
         split.validation(fold)  # refuses a fold that does not exist
