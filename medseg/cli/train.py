@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
+from medseg.cli.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    bars,
+    print_json,
+    print_table,
+    settings,
+    status,
+)
 
 __all__ = ["command"]
 
@@ -47,8 +56,9 @@ def command(
     from medseg.data import load_dataset
     from medseg.files import read_json
     from medseg.runs import load_recipe
-    from medseg.training import Budget, TrainingOptions, train
+    from medseg.training import Budget, TrainingOptions, is_first_process, train
 
+    settings.quiet |= not is_first_process()
     given = max_steps is not None or max_minutes is not None
     options = TrainingOptions(
         budget=Budget(max_steps, max_minutes) if given else None,
@@ -70,6 +80,8 @@ def command(
             options=options,
             progress=progress,
         )
+    if not is_first_process():  # of several that torchrun or srun started: one result is enough
+        return
     chosen = _folds(fold)
     results = {
         folder.path.name: read_json(folder.finished_mark)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import lightning
@@ -21,6 +22,7 @@ from medseg.training.patches import Patch
 __all__ = ["SegmentationModule", "TrainingModule"]
 
 _SEED_STRIDE = 1_000_003  # a prime: seeds of neighbouring runs do not share steps
+_PROCESS_STRIDE = 15_485_863  # another: nor do the processes of one run
 
 
 class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
@@ -41,6 +43,10 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         measured: What the last validation measured, by name; empty before the first.
         validated_step: When that was; -1 before the first.
         best_quality: The highest quality so far.
+        process: Which of the processes that train together this one is, from 0.
+        processes: How many those are.
+        clock: Seconds; the same in each process.
+        all_rows: From rows of the cases that this process validated to those of all.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int) -> None:
@@ -52,7 +58,10 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self.seed = seed
         self.minutes_before = 0.0
         self.steps_before = 0
-        self.started = time.monotonic()
+        self.process, self.processes = 0, 1
+        self.clock: Callable[[], float] = time.monotonic
+        self.all_rows: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda own: own
+        self.started = self.clock()
         self.measured: dict[str, float | None] = {}
         self.validated_step = -1
         self.best_quality = -math.inf
@@ -78,7 +87,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     @property
     def minutes(self) -> float:
         """Minutes of training so far, those before a resume included."""
-        return self.minutes_before + (time.monotonic() - self.started) / 60.0
+        return self.minutes_before + (self.clock() - self.started) / 60.0
 
     @property
     def step(self) -> int:
@@ -110,11 +119,12 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
 
     def on_train_start(self) -> None:
         """Start the clock: planning and preprocessing do not count."""
-        self.started = time.monotonic()
+        self.started = self.clock()
 
     def on_train_batch_start(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
         """Seed by step and set the learning rate by progress: both are the same after a resume."""
-        torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
+        drawn_by = self.seed * _SEED_STRIDE + self.step + self.process * _PROCESS_STRIDE
+        torch.manual_seed(drawn_by % 2**63)
         # The step that begins counts as half done, so that no step has a rate of zero.
         share = self.budget.progress(self.step + 0.5, self.minutes)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
@@ -216,7 +226,7 @@ class SegmentationModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""
-        scores = np.asarray(self._case_dice)
+        scores = self.all_rows(np.asarray(self._case_dice))
         self.measured = {
             entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else None
             for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)

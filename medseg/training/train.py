@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
@@ -31,6 +32,7 @@ from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
+from medseg.training.distributed import Processes, join_processes, require_divisible, spread
 from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
 from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
@@ -96,6 +98,9 @@ def train(
     All input is read and checked, and the plan made, before anything is written to ``out``. An encoder that
     the recipe names is read from its run before the first step; the finished run needs it no more.
 
+    Started by torchrun or srun in several processes, they train the same networks together, each on a part of
+    every batch; the first of them plans, preprocesses and writes.
+
     Args:
         dataset: Labelled cases; of a pretraining, labels are not looked at.
         recipe: What to train.
@@ -111,28 +116,88 @@ def train(
         InputError: A case cannot be trained on, or ``out`` holds a run already and ``resume`` is off.
         GeometryError: A label lies on another grid than its image.
         ConfigError: The recipe does not suit the data, there is no such fold, or a resumed run differs.
-        ResourceError: ``out`` cannot be written, or the device is not there.
+        ResourceError: ``out`` cannot be written, the device is not there, or another process has ended.
     """
     options = options or TrainingOptions()
     progress = progress or SilentProgress()
     budget = options.budget or Budget(max_steps=recipe.training.max_steps)
     compute = choose_compute(options.device, recipe.training.precision)
-    workers = _workers(compute) if options.workers is None else options.workers
+    run = RunFolder(Path(out))
+    with join_processes(compute.device.type) as processes:
+        compute = processes.require_device(compute)
+        workers = _workers(compute, processes) if options.workers is None else options.workers
+        ready = processes.by_first(
+            lambda: _prepare(dataset, recipe, run, folds, budget, options, processes, progress)
+        )
+        for fold in ready.unfinished:
+            start = ready.starts.get(fold)
+            _Fold(
+                run,
+                fold,
+                ready.plan,
+                recipe,
+                budget,
+                options.seed,
+                compute,
+                workers,
+                progress,
+                start,
+                processes,
+            ).train(
+                [ready.cases[name] for name in ready.split.training(fold)],
+                [ready.cases[name] for name in ready.split.validation(fold)],
+            )
+        # Another training may be at work on another fold.
+        if processes.first and all(fold.finished for fold in run.folds()):
+            shutil.rmtree(run.cache, ignore_errors=True)
+    return run
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a training needs to begin, once it is proven and written down.
+
+    Attributes:
+        plan: The run's.
+        split: The run's.
+        unfinished: The folds to train.
+        starts: For each of them the weights that it starts from, if there are any.
+        cases: The preprocessed cases by id.
+    """
+
+    plan: Plan
+    split: Split
+    unfinished: tuple[int, ...]
+    starts: dict[int, Path]
+    cases: dict[str, CachedCase]
+
+
+def _prepare(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: RunFolder,
+    folds: Sequence[int] | None,
+    budget: Budget,
+    options: TrainingOptions,
+    processes: Processes,
+    progress: Progress,
+) -> _Ready:
+    """Check, plan, write the run's documents and preprocess."""
+    require_divisible(recipe, processes)
     if recipe.pretrain is not None:
         dataset = dataset.without_labels()
     split = split_dataset(dataset, recipe.folds, recipe.split_seed)
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
         split.validation(fold)  # refuses a fold that does not exist
-    run = RunFolder(Path(out))
     _refuse_occupied(run, chosen, options.resume)
     created = not run.path.exists()
     with output_folder(run.path):
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
-        unfinished = [fold for fold in chosen if not run.fold(fold).finished]
+        unfinished = tuple(fold for fold in chosen if not run.fold(fold).finished)
         starts = _starts(recipe, plan, unfinished)
-        facts = _what_repeats_it(dataset, budget, options)
+        facts = _what_repeats_it(dataset, budget, options, processes)
         _begin(run, recipe, plan, split, facts)
     try:
         _record_starts(run, starts)
@@ -141,15 +206,7 @@ def train(
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
-    for fold in unfinished:
-        start = starts.get(fold)
-        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start).train(
-            [cases[name] for name in split.training(fold)],
-            [cases[name] for name in split.validation(fold)],
-        )
-    if all(fold.finished for fold in run.folds()):  # another process may be training another fold
-        shutil.rmtree(run.cache, ignore_errors=True)
-    return run
+    return _Ready(plan, split, unfinished, starts, cases)
 
 
 def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None:
@@ -162,8 +219,15 @@ def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None
         )
 
 
-def _what_repeats_it(dataset: Dataset, budget: Budget, options: TrainingOptions) -> dict[str, Any]:
-    return {"data": str(dataset.source.resolve()), "seed": options.seed, "budget": asdict(budget)}
+def _what_repeats_it(
+    dataset: Dataset, budget: Budget, options: TrainingOptions, processes: Processes
+) -> dict[str, Any]:
+    return {
+        "data": str(dataset.source.resolve()),
+        "seed": options.seed,
+        "budget": asdict(budget),
+        "processes": processes.count,
+    }
 
 
 def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict[str, Any]) -> None:
@@ -250,31 +314,39 @@ class _Fold:
     workers: int
     progress: Progress
     start: Path | None
+    processes: Processes
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
         folder = self.run.fold(self.index)
-        folder.path.mkdir(exist_ok=True)
-        remove_partial_files(folder.path)
+        goes_on = self.processes.by_first(lambda: _entered(folder))
         module = self._module()
+        before = spread(module, self.processes, self.compute, len(validation))
         checkpoint_every = self.recipe.training.checkpoint_every
         patches = PatchDataset(training, self.plan, self.recipe, self.seed)
-        validation_loader = DataLoader(WholeCases(validation), batch_size=1)
-        if folder.resume_state.is_file():
+        share = self.processes.share_of(len(validation))
+        validation_loader = DataLoader(WholeCases([validation[case] for case in share]), batch_size=1)
+        if goes_on:
             module.restore(load_resume_state(folder.resume_state))
         with _quiet_lightning(), _told_of_signals():
-            trainer = self._trainer(folder, epochs_before=module.steps_before // checkpoint_every)
+            trainer = self._trainer(folder, before, epochs_before=module.steps_before // checkpoint_every)
             loader = patch_loader(
                 patches,
                 self.plan.batch_size,
                 checkpoint_every,
                 self.workers,
                 steps_done=lambda: module.step,
+                process=self.processes.number,
+                processes=self.processes.count,
             )
             if module.progress < 1.0:
                 trainer.fit(module, loader, validation_loader)
             if module.validated_step != module.step:
                 trainer.validate(module, validation_loader, verbose=False)
+        if self.processes.first:
+            self._finish(folder, module)
+
+    def _finish(self, folder: FoldFolder, module: TrainingModule) -> None:
         save_weights(module, folder.weights("last"))
         write_json(
             {
@@ -304,11 +376,18 @@ class _Fold:
         loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
-    def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:
+    def _trainer(
+        self, folder: FoldFolder, before: Sequence[Callback], epochs_before: int
+    ) -> lightning.Trainer:
         training = self.recipe.training
+        written = [
+            StepLog(folder.steps),
+            ValidationLog(folder, self.progress),
+            ProgressBar(self.progress, f"Training fold {self.index}"),
+            Checkpoints(folder),
+        ]
         trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
-            devices=[self.compute.device.index or 0] if self.compute.device.type == "cuda" else 1,
             precision="bf16-mixed" if self.compute.dtype == torch.bfloat16 else "32-true",
             max_steps=-1,  # StopInTime ends it, by steps or minutes
             max_epochs=-1,
@@ -316,17 +395,16 @@ class _Fold:
             check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
             num_sanity_val_steps=0,
             callbacks=[
+                *before,
                 StopInTime(),
-                StepLog(folder.steps),
-                ValidationLog(folder, self.progress),
-                ProgressBar(self.progress, f"Training fold {self.index}"),
-                Checkpoints(folder),
+                *(written if self.processes.first else ()),
             ],
             logger=_tensorboard(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder.path,
+            **self.processes.trainer_options(self.compute),
         )
         # Lightning's own resuming moves the ends of epochs, and with them the validations. Weights, optimiser
         # and steps are restored by the module; all that Lightning must know is when to validate next.
@@ -334,9 +412,18 @@ class _Fold:
         return trainer
 
 
-def _workers(compute: Compute) -> int:
+def _entered(folder: FoldFolder) -> bool:
+    """Make a fold's folder, free of what a killed training left half-written: is there a state to go on from?"""
+    folder.path.mkdir(exist_ok=True)
+    remove_partial_files(folder.path)
+    return folder.resume_state.is_file()
+
+
+def _workers(compute: Compute, processes: Processes) -> int:
     """One process keeps a CPU's training in patches; a GPU eats those of several."""
-    return 1 if compute.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if compute.device.type == "cpu":
+        return 1
+    return max(1, min(8, (os.cpu_count() or 1) // processes.per_machine))
 
 
 def _tensorboard(folder: FoldFolder) -> Logger | bool:
@@ -355,6 +442,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # Of kernels of one voxel, whose strides may be written in several ways.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
