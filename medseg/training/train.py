@@ -33,13 +33,13 @@ from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.distributed import Processes, join_processes, require_divisible, spread
-from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
 from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
 from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
+from medseg.training.starts import Start, starts_of, write_reports
 from medseg.training.watching import (
     Checkpoints,
     ProgressBar,
@@ -95,8 +95,8 @@ def train(
 ) -> RunFolder:
     """Train one fold or several of a cross-validation: a segmentation, or with ``pretrain`` an autoencoder.
 
-    All input is read and checked, and the plan made, before anything is written to ``out``. An encoder that
-    the recipe names is read from its run before the first step; the finished run needs it no more.
+    All input is read and checked, and the plan made, before anything is written to ``out``. Weights that the
+    recipe starts from are read before the first step; the finished run needs them no more.
 
     Started by torchrun or srun in several processes, they train the same networks together, each on a part of
     every batch; the first of them plans, preprocesses and writes.
@@ -168,7 +168,7 @@ class _Ready:
     plan: Plan
     split: Split
     unfinished: tuple[int, ...]
-    starts: dict[int, Path]
+    starts: dict[int, Start]
     cases: dict[str, CachedCase]
 
 
@@ -196,11 +196,11 @@ def _prepare(
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
         unfinished = tuple(fold for fold in chosen if not run.fold(fold).finished)
-        starts = _starts(recipe, plan, unfinished)
+        starts = starts_of(recipe, plan, unfinished)
         facts = _what_repeats_it(dataset, budget, options, processes)
         _begin(run, recipe, plan, split, facts)
     try:
-        _record_starts(run, starts)
+        _record_starts(run, starts, progress)
         cases = _prepared(run, dataset, plan, recipe, progress) if unfinished else {}
     except Exception:  # but who interrupts it can go on with what is done
         if created:
@@ -251,28 +251,20 @@ def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict
     write_json(manifest, run.manifest_path)
 
 
-def _starts(recipe: Recipe, plan: Plan, folds: Sequence[int]) -> dict[int, Path]:
-    """For each fold, the weights whose encoder it starts from, proven to fit; none if it starts at random."""
-    source = EncoderSource.of(recipe)
-    if source is None:
-        return {}
-    starts = {fold: source.weights(fold) for fold in folds}
-    for weights in dict.fromkeys(starts.values()):
-        require_fitting_encoder(plan, weights)
-    return starts
-
-
-def _record_starts(run: RunFolder, starts: dict[int, Path]) -> None:
+def _record_starts(run: RunFolder, starts: dict[int, Start], progress: Progress) -> None:
     """Note which weights each fold starts from, or prove that they are those that it started from."""
     if not starts:
         return
     manifest = run.manifest()
-    recorded = manifest.setdefault("init_encoder", {})
-    for fold, path in starts.items():
-        facts = {"weights": str(path.resolve()), "sha256": sha256_of(path)}
-        before = recorded.setdefault(run.fold(fold).path.name, facts)
-        _refuse_differing(run, ["init_encoder"] if before["sha256"] != facts["sha256"] else [])
+    for fold, start in starts.items():
+        facts = {"weights": str(start.weights.resolve()), "sha256": sha256_of(start.weights)}
+        before = manifest.setdefault(start.key, {}).setdefault(run.fold(fold).path.name, facts)
+        _refuse_differing(run, [start.key] if before["sha256"] != facts["sha256"] else [])
     write_json(manifest, run.manifest_path)
+    write_reports(run, starts)
+    for summary in dict.fromkeys(start.summary for start in starts.values()):
+        if summary is not None:
+            progress.note(summary)
 
 
 def _prepared(
@@ -313,7 +305,7 @@ class _Fold:
     compute: Compute
     workers: int
     progress: Progress
-    start: Path | None
+    start: Start | None
     processes: Processes
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
@@ -365,7 +357,7 @@ class _Fold:
         torch.manual_seed(self.seed)
         network = build_network(self.plan.network.name, **self.plan.network.options)
         if self.start is not None:
-            load_encoder(network, self.start)
+            self.start.load(network, self.plan)
         patches = (self.plan.batch_size, len(self.plan.channel_names), *self.plan.patch_size)
         pretrain = self.recipe.pretrain
         if pretrain is not None:
@@ -413,7 +405,7 @@ class _Fold:
 
 
 def _entered(folder: FoldFolder) -> bool:
-    """Make a fold's folder, free of what a killed training left half-written: is there a state to go on from?"""
+    """Make a fold's folder, without what was left half-written: is there a state to go on from?"""
     folder.path.mkdir(exist_ok=True)
     remove_partial_files(folder.path)
     return folder.resume_state.is_file()
