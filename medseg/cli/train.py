@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
+from medseg.cli.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    bars,
+    print_json,
+    print_table,
+    settings,
+    status,
+)
 
 __all__ = ["command"]
 
@@ -19,6 +29,13 @@ def command(
     init_encoder: Annotated[
         Path | None,
         typer.Option(help="Start from the encoder of this run, a pretraining's or another's.", metavar="RUN"),
+    ] = None,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from the weights of this run, MONAI bundle or file, where they fit.",
+            metavar="RUN|BUNDLE|FILE",
+        ),
     ] = None,
     fold: Annotated[
         str, typer.Option(help="Fold of the cross-validation, or 'all': one run that holds them all.")
@@ -54,8 +71,9 @@ def command(
     from medseg.data import load_dataset
     from medseg.files import read_json
     from medseg.runs import load_recipe
-    from medseg.training import Budget, TrainingOptions, train
+    from medseg.training import Budget, TrainingOptions, is_first_process, train
 
+    settings.quiet |= not is_first_process()
     given = (max_steps, max_minutes, max_cpu_minutes) != (None, None, None)
     options = TrainingOptions(
         budget=Budget(max_steps, max_minutes, max_cpu_minutes) if given else None,
@@ -68,6 +86,8 @@ def command(
     chosen_recipe = load_recipe(recipe)
     if init_encoder is not None:
         chosen_recipe = chosen_recipe.model_copy(update={"init_encoder": str(init_encoder)})
+    if init_from is not None:
+        chosen_recipe = chosen_recipe.model_copy(update={"init_from": str(init_from)})
     pretrains = chosen_recipe.pretrain is not None
     with bars() as progress:
         run = train(
@@ -78,6 +98,8 @@ def command(
             options=options,
             progress=progress,
         )
+    if not is_first_process():  # of several that torchrun or srun started: one result is enough
+        return
     chosen = _folds(fold)
     results = {
         folder.path.name: read_json(folder.finished_mark)
@@ -87,6 +109,7 @@ def command(
     if as_json:
         print_json(results)
     else:
+        _show_starts(run.start_report, results)
         (_show_errors if pretrains else _show)(out.name, results)
     use = f"start from its encoder with: medseg train --init-encoder {out} --data D --out RUN"
     if not pretrains:
@@ -100,6 +123,30 @@ def _folds(text: str) -> list[int] | None:
     if text.isdecimal():
         return [int(text)]
     raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
+
+
+def _show_starts(report: Path, folds: Iterable[str]) -> None:
+    """What was taken over of the network that the folds started from, if they did."""
+    from medseg.files import read_json
+
+    reports = read_json(report) if report.is_file() else {}
+    for fold in folds:
+        if fold not in reports:
+            continue
+        told = reports[fold]
+        rows = [
+            [name, side, why]
+            for side, key in (("not loaded", "not_loaded"), ("not used", "not_used"))
+            for name, why in told[key].items()
+        ]
+        title = (
+            f"{fold} started from {told['weights']}: {told['loaded_weights']:,} of {told['all_weights']:,} "
+            f"weights in {len(told['loaded'])} tensors"
+        )
+        if rows:
+            print_table(title, ["tensor", "what", "why"], rows, text_columns=(0, 1, 2))
+        else:
+            status(title)
 
 
 def _show(name: str, results: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 ::
 
     RUN/
-      recipe.yaml  plan.json  split.json  manifest.json
+      recipe.yaml  plan.json  split.json  manifest.json  init_from.json
       fold_0/
         metrics.csv  steps.csv  finished.json  tensorboard/
         checkpoints/  resume.ckpt  last.pt  best.pt
@@ -133,6 +133,11 @@ class RunFolder:
     def manifest_path(self) -> Path:
         """Versions, seed, inputs and their hashes."""
         return self.path / "manifest.json"
+
+    @property
+    def start_report(self) -> Path:
+        """What each fold took over of the network that it started from, if it did from one."""
+        return self.path / "init_from.json"
 
     def recipe(self) -> Recipe:
         """The recipe, with every default spelt out.

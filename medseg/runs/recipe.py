@@ -287,8 +287,10 @@ class Recipe(Part):
     With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
     ``training.foreground_fraction`` then have no say. ``init_encoder`` names the folder of a run, as seen
     from the current directory, whose encoder the network starts from; what that network's shape rests on
-    (spacing, normalisation, levels, features) is taken over from there. ``folds``, if left out, is what the
-    data set itself declares, or 5, or with fewer cases as many as there are.
+    (spacing, normalisation, levels, features) is taken over from there. ``init_from`` names a run, a MONAI
+    bundle or a file whose weights the network starts from where they match by name and shape; of a run, the
+    same is taken over. ``folds``, if left out, is what the data set itself declares, or 5, or with fewer
+    cases as many as there are.
 
     Example:
         >>> load_recipe("unet").network.name
@@ -308,6 +310,13 @@ class Recipe(Part):
     postprocess: PostprocessChoice = PostprocessChoice()
     pretrain: PretrainChoice | None = None
     init_encoder: str | None = Field(default=None, min_length=1)
+    init_from: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _one_start(self) -> Recipe:
+        if self.init_encoder is not None and self.init_from is not None:
+            raise ValueError("init_encoder and init_from exclude each other")
+        return self
 
 
 def _recipe_folder() -> Path:

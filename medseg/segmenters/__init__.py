@@ -2,7 +2,7 @@
 
 from medseg.segmenters.cases import Segmented, instances_path, open_image, segment_case, segment_to_file
 from medseg.segmenters.ensemble import EnsembleSegmenter
-from medseg.segmenters.loading import load_segmenter, read_weights
+from medseg.segmenters.loading import load_segmenter, read_checkpoint, read_weights
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES, SegmentationPlan
 from medseg.segmenters.predict import CaseOutcome, exit_code, predict_cases, predict_jobs, write_summary
@@ -24,6 +24,7 @@ __all__ = [
     "open_image",
     "predict_cases",
     "predict_jobs",
+    "read_checkpoint",
     "read_weights",
     "segment_case",
     "segment_to_file",

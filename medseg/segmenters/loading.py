@@ -27,7 +27,7 @@ from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
 from medseg.segmenters.protocol import Segmenter
 
-__all__ = ["load_segmenter", "read_weights"]
+__all__ = ["load_segmenter", "read_checkpoint", "read_weights"]
 
 _CHECKPOINTS = ("last", "best")
 _CHOICES = {
@@ -228,6 +228,21 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     Raises:
         BundleError: There is no such file, it is damaged, or it holds something other than weights.
     """
+    stored = read_checkpoint(path)
+    plain = isinstance(stored, dict) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()
+    )
+    if not plain:
+        raise BundleError("holds something other than weights", where=path, fix=_RETRAIN)
+    return cast(dict[str, torch.Tensor], stored)
+
+
+def read_checkpoint(path: Path) -> Any:
+    """Read tensors, numbers and names, however arranged; nothing in the file is executed.
+
+    Raises:
+        BundleError: There is no such file, or it is damaged or holds something else.
+    """
     if not path.is_file():
         raise BundleError(
             "has no such weights", where=path, fix="choose --checkpoint last or best, or another fold"
@@ -239,9 +254,4 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
             stored: Any = torch.load(content, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         raise BundleError("the weights are damaged", where=path, fix=_RETRAIN) from error
-    plain = isinstance(stored, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()
-    )
-    if not plain:
-        raise BundleError("holds something other than weights", where=path, fix=_RETRAIN)
-    return cast(dict[str, torch.Tensor], stored)
+    return stored

@@ -1,8 +1,9 @@
 """From labelled cases and a recipe to a run."""
 
 from medseg.training.budget import Budget
+from medseg.training.distributed import is_first_process
 from medseg.training.fingerprint import fingerprint
 from medseg.training.planning import plan_from_dataset
 from medseg.training.train import TrainingOptions, train
 
-__all__ = ["Budget", "TrainingOptions", "fingerprint", "plan_from_dataset", "train"]
+__all__ = ["Budget", "TrainingOptions", "fingerprint", "is_first_process", "plan_from_dataset", "train"]

@@ -35,12 +35,18 @@ class Clock:
     @property
     def minutes(self) -> float:
         """Minutes by the wall."""
-        return self.minutes_before + (time.monotonic() - self._started) / 60.0
+        return self.minutes_before + self._seconds() / 60.0
 
     @property
     def cpu_minutes(self) -> float:
         """Minutes of all processors together, of this process and its workers."""
-        return self.cpu_minutes_before + (cpu_seconds() - self._cpu_started) / 60.0
+        return self.cpu_minutes_before + self._cpu_seconds() / 60.0
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def _cpu_seconds(self) -> float:
+        return cpu_seconds() - self._cpu_started
 
 
 def cpu_seconds() -> float:

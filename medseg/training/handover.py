@@ -1,10 +1,10 @@
-"""Starting from another run's encoder: what is taken over of its plan, and its weights, or a refusal."""
+"""Starting from another run: what is taken over of its plan, and its encoder's weights, or a refusal."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,42 +19,54 @@ from medseg.training.architecture import Topology
 __all__ = ["EncoderSource", "load_encoder", "require_fitting_encoder"]
 
 _PREFIX = "encoder."
+_ADVICE = {"encoder": "pretrain", "network": "start from a run that trained"}
 
 
 @dataclass(frozen=True)
 class EncoderSource:
-    """The run that a recipe's ``init_encoder`` names: a pretraining, or a segmentation.
+    """The run that a recipe's ``init_encoder`` or ``init_from`` names: a pretraining, or a segmentation.
 
     Attributes:
         run: Its folder.
         recipe: Its recipe.
         plan: Its plan.
+        part: What is taken of it: its encoder, or all of its network that fits.
     """
 
     run: RunFolder
     recipe: Recipe
     plan: Plan
+    part: Literal["encoder", "network"] = "encoder"
 
     @classmethod
     def of(cls, recipe: Recipe) -> EncoderSource | None:
-        """Where a recipe's encoder comes from; ``None`` if it starts from random weights.
+        """The run that a recipe starts from; ``None`` if it is none: random weights, a bundle, a file.
 
         Raises:
             InputError: There is no run in the folder.
             BundleError: The run is damaged.
-            ConfigError: It trains another network, or one of other base features.
+            ConfigError: It trains another network, or one of other base features; or there are two of them.
         """
-        if recipe.init_encoder is None:
+        if recipe.init_encoder is not None and recipe.init_from is not None:
+            raise ConfigError(
+                "init_encoder and init_from exclude each other", where="recipe", fix="choose one of them"
+            )
+        if recipe.init_encoder is not None:
+            run = RunFolder.open(recipe.init_encoder)
+            source = cls(run, run.recipe(), run.plan())
+        elif recipe.init_from is not None and (Path(recipe.init_from) / "plan.json").is_file():
+            run = RunFolder.open(recipe.init_from)
+            source = cls(run, run.recipe(), run.plan(), "network")
+        else:
             return None
-        run = RunFolder.open(recipe.init_encoder)
-        source = cls(run, run.recipe(), run.plan())
         source._require_the_same_network(recipe)
         return source
 
     @property
     def reason(self) -> str:
         """Why a plan says what this run's plan says."""
-        return f"as in {self.run.path}, whose encoder it starts from"
+        whose = "whose encoder" if self.part == "encoder" else "which"
+        return f"as in {self.run.path}, {whose} it starts from"
 
     @property
     def topology(self) -> Topology | None:
@@ -74,9 +86,9 @@ class EncoderSource:
         channels = len(dataset.channel_names)
         if channels != len(self.plan.channel_names):
             raise ConfigError(
-                f"its encoder sees {len(self.plan.channel_names)} channels, the data set has {channels}",
+                f"its {self.part} sees {len(self.plan.channel_names)} channels, the data set has {channels}",
                 where=self.run.path,
-                fix="pretrain on images of the same channels",
+                fix=f"{_ADVICE[self.part]} on images of the same channels",
             )
         own = {"in_channels": channels, "out_channels": len(dataset.labels)}
         options = self.plan.network.options | own | recipe.network.options
@@ -92,26 +104,30 @@ class EncoderSource:
         trained = {folder.index: folder for folder in self.run.trained_folds()}
         if fold not in trained and len(trained) > 1:
             raise ConfigError(
-                f"has no fold {fold} to take an encoder from",
+                f"has no fold {fold} to take {self._article} from",
                 where=self.run.path,
                 fix=f"train that fold there, or one of {', '.join(map(str, trained))} here",
             )
         return trained[fold if fold in trained else min(trained)].weights()
 
+    @property
+    def _article(self) -> str:
+        return "an encoder" if self.part == "encoder" else "the weights"
+
     def _require_the_same_network(self, recipe: Recipe) -> None:
         theirs, ours = self.recipe.network, recipe.network
         if theirs.name != ours.name:
             raise ConfigError(
-                f"holds an encoder of network '{theirs.name}', the recipe trains '{ours.name}'",
+                f"holds {self._article} of network '{theirs.name}', the recipe trains '{ours.name}'",
                 where=self.run.path,
-                fix=f"choose network.name: {theirs.name}, or pretrain '{ours.name}'",
+                fix=f"choose network.name: {theirs.name}, or {_ADVICE[self.part]} '{ours.name}'",
             )
         if "base_features" in ours.model_fields_set and ours.base_features != theirs.base_features:
             raise ConfigError(
-                f"holds an encoder of {theirs.base_features} base features, the recipe asks for "
+                f"holds {self._article} of {theirs.base_features} base features, the recipe asks for "
                 f"{ours.base_features}",
                 where=self.run.path,
-                fix=f"set network.base_features to {theirs.base_features}, or pretrain with "
+                fix=f"set network.base_features to {theirs.base_features}, or {_ADVICE[self.part]} with "
                 f"{ours.base_features}",
             )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning
@@ -23,6 +23,7 @@ from medseg.training.patches import Patch
 __all__ = ["SegmentationModule", "TrainingModule"]
 
 _SEED_STRIDE = 1_000_003  # a prime: seeds of neighbouring runs do not share steps
+_PROCESS_STRIDE = 15_485_863  # another: nor do the processes of one run
 
 
 class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
@@ -43,6 +44,10 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         measured: What the last validation measured, by name; empty before the first.
         validated_step: When that was; -1 before the first.
         best_quality: The highest quality so far.
+        process: Which of the processes that train together this one is, from 0.
+        processes: How many those are.
+        clock: Seconds; the same in each process.
+        all_rows: From rows of the cases that this process validated to those of all.
     """
 
     def __init__(self, network: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int) -> None:
@@ -56,6 +61,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self.seed = seed
         self.clock = Clock()
         self.steps_before = 0
+        self.process, self.processes = 0, 1
+        self.all_rows: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda own: own
         self.measured: dict[str, float | None] = {}
         self.validated_step = -1
         self.best_quality = -math.inf
@@ -127,7 +134,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         """Seed by batch and set the learning rate by progress: both are the same after a resume."""
         accumulate = self.recipe.training.accumulate
         number = self.step * accumulate + batch_idx % accumulate
-        torch.manual_seed((self.seed * _SEED_STRIDE + number) % 2**63)
+        drawn_by = self.seed * _SEED_STRIDE + number + self.process * _PROCESS_STRIDE
+        torch.manual_seed(drawn_by % 2**63)
         # The step that begins counts as half done, so that no step has a rate of zero.
         share = self._progress(self.step + 0.5)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
@@ -248,7 +256,7 @@ class SegmentationModule(TrainingModule):
 
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""
-        scores = np.asarray(self._case_dice)
+        scores = self.all_rows(np.asarray(self._case_dice))
         self.measured = {
             entry.name: float(np.nanmean(column)) if np.isfinite(column).any() else None
             for entry, column in zip(self.plan.labels.foreground, scores.T, strict=True)

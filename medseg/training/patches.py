@@ -168,19 +168,36 @@ class EpochSampler(Sampler[int]):
         batch_size: Samples a step.
         steps_per_epoch: Steps an epoch.
         steps_done: How many optimiser steps have been made.
+        process: Which of the processes that share each step's samples this one is, from 0: the first has the
+            first ``batch_size`` of them, the next those that follow.
+        processes: How many those are.
+
+    Example:
+        >>> list(EpochSampler(2, 2, lambda: 10, process=1, processes=2))
+        [42, 43, 46, 47]
     """
 
-    def __init__(self, batch_size: int, steps_per_epoch: int, steps_done: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        steps_per_epoch: int,
+        steps_done: Callable[[], int],
+        process: int = 0,
+        processes: int = 1,
+    ) -> None:
         self._batch_size = batch_size
-        self._count = batch_size * steps_per_epoch
+        self._steps = steps_per_epoch
         self._steps_done = steps_done
+        self._process, self._processes = process, processes
 
     def __iter__(self) -> Iterator[int]:
-        first = self._steps_done() * self._batch_size
-        return iter(range(first, first + self._count))
+        begun = self._steps_done()
+        for step in range(begun, begun + self._steps):
+            first = (step * self._processes + self._process) * self._batch_size
+            yield from range(first, first + self._batch_size)
 
     def __len__(self) -> int:
-        return self._count
+        return self._batch_size * self._steps
 
 
 def patch_loader(
@@ -189,6 +206,8 @@ def patch_loader(
     steps_per_epoch: int,
     workers: int,
     steps_done: Callable[[], int],
+    process: int = 0,
+    processes: int = 1,
     accumulate: int = 1,
 ) -> WaitingLoader[Patch]:
     """Batches for ``steps_per_epoch`` optimiser steps an epoch; it knows how long it was waited for.
@@ -199,12 +218,20 @@ def patch_loader(
         steps_per_epoch: Optimiser steps an epoch.
         workers: Processes that prepare patches; 0 prepares them in this one.
         steps_done: How many optimiser steps have been made; the samples go on from there.
+        process: As for ``EpochSampler``.
+        processes: As for ``EpochSampler``; each has batches of ``batch_size``.
         accumulate: Batches a step.
     """
     return WaitingLoader(
         patches,
         batch_size=batch_size,
-        sampler=EpochSampler(batch_size * accumulate, steps_per_epoch, steps_done),
+        sampler=EpochSampler(
+            batch_size,
+            steps_per_epoch * accumulate,
+            lambda: steps_done() * accumulate,
+            process,
+            processes,
+        ),
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -118,14 +119,15 @@ class PretrainingModule(TrainingModule):
         """Reconstruct one whole case on its network grid."""
         image = self._image(batch)
         with torch.random.fork_rng():
-            torch.manual_seed(batch_idx)
+            torch.manual_seed(self.process + batch_idx * self.processes)
             spoilt = self._spoilt(image)
         made = self.inferer(inputs=spoilt, network=lambda windows: self.judged(windows).images)
         self._case_errors.append(float((made - image).square().mean()))
 
     def on_validation_epoch_end(self) -> None:
         """Mean error over the cases."""
-        self.measured = {ERROR: sum(self._case_errors) / len(self._case_errors)}
+        errors = self.all_rows(np.asarray(self._case_errors)).tolist()
+        self.measured = {ERROR: sum(errors) / len(errors)}
         self.validated_step = self.step
 
     def _spoilt(self, image: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
@@ -32,7 +33,7 @@ from medseg.training.averaging import has_batch_norm
 from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
-from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
+from medseg.training.distributed import Processes, join_processes, require_divisible, spread
 from medseg.training.memory import checkpoint_activations
 from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
@@ -40,6 +41,7 @@ from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
 from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
+from medseg.training.starts import Start, starts_of, write_reports
 from medseg.training.watching import (
     Checkpoints,
     ProgressBar,
@@ -105,8 +107,11 @@ def train(
 ) -> RunFolder:
     """Train one fold or several of a cross-validation: a segmentation, or with ``pretrain`` an autoencoder.
 
-    All input is read and checked, and the plan made, before anything is written to ``out``. An encoder that
-    the recipe names is read from its run before the first step; the finished run needs it no more.
+    All input is read and checked, and the plan made, before anything is written to ``out``. Weights that the
+    recipe starts from are read before the first step; the finished run needs them no more.
+
+    Started by torchrun or srun in several processes, they train the same networks together, each on a part of
+    every batch; the first of them plans, preprocesses and writes.
 
     Args:
         dataset: Labelled cases; of a pretraining, labels are not looked at.
@@ -123,13 +128,75 @@ def train(
         InputError: A case cannot be trained on, or ``out`` holds a run already and ``resume`` is off.
         GeometryError: A label lies on another grid than its image.
         ConfigError: The recipe does not suit the data, there is no such fold, or a resumed run differs.
-        ResourceError: ``out`` cannot be written, or the device is not there.
+        ResourceError: ``out`` cannot be written, the device is not there, or another process has ended.
     """
     options = options or TrainingOptions()
     progress = progress or SilentProgress()
     budget = options.budget or Budget(max_steps=recipe.training.max_steps)
     compute = choose_compute(options.device, recipe.training.precision)
-    workers = _workers(compute) if options.workers is None else options.workers
+    run = RunFolder(Path(out))
+    with join_processes(compute.device.type) as processes:
+        compute = processes.require_device(compute)
+        workers = _workers(compute, processes) if options.workers is None else options.workers
+        ready = processes.by_first(
+            lambda: _prepare(dataset, recipe, run, folds, budget, options, processes, progress)
+        )
+        for fold in ready.unfinished:
+            start = ready.starts.get(fold)
+            _Fold(
+                run,
+                fold,
+                ready.plan,
+                recipe,
+                budget,
+                options.seed,
+                compute,
+                workers,
+                progress,
+                start,
+                options.deterministic,
+                processes,
+            ).train(
+                [ready.cases[name] for name in ready.split.training(fold)],
+                [ready.cases[name] for name in ready.split.validation(fold)],
+            )
+        # Another training may be at work on another fold.
+        if processes.first and all(fold.finished for fold in run.folds()):
+            shutil.rmtree(run.cache, ignore_errors=True)
+    return run
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a training needs to begin, once it is proven and written down.
+
+    Attributes:
+        plan: The run's.
+        split: The run's.
+        unfinished: The folds to train.
+        starts: For each of them the weights that it starts from, if there are any.
+        cases: The preprocessed cases by id.
+    """
+
+    plan: Plan
+    split: Split
+    unfinished: tuple[int, ...]
+    starts: dict[int, Start]
+    cases: dict[str, CachedCase]
+
+
+def _prepare(
+    dataset: Dataset,
+    recipe: Recipe,
+    run: RunFolder,
+    folds: Sequence[int] | None,
+    budget: Budget,
+    options: TrainingOptions,
+    processes: Processes,
+    progress: Progress,
+) -> _Ready:
+    """Check, plan, write the run's documents and preprocess."""
+    require_divisible(recipe, processes)
     if recipe.pretrain is not None:
         dataset = dataset.without_labels()
     split = split_dataset(dataset, recipe.folds, recipe.split_seed)
@@ -139,34 +206,23 @@ def train(
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
         split.validation(fold)  # refuses a fold that does not exist
-    run = RunFolder(Path(out))
     _refuse_occupied(run, chosen, options.resume)
     created = not run.path.exists()
     with output_folder(run.path):
         plan = plan_from_dataset(dataset, recipe, progress)
         require_fitting_parts(plan, recipe)
-        unfinished = [fold for fold in chosen if not run.fold(fold).finished]
-        starts = _starts(recipe, plan, unfinished)
-        facts = _what_repeats_it(dataset, budget, options)
+        unfinished = tuple(fold for fold in chosen if not run.fold(fold).finished)
+        starts = starts_of(recipe, plan, unfinished)
+        facts = _what_repeats_it(dataset, budget, options, processes)
         _begin(run, recipe, plan, split, facts)
     try:
-        _record_starts(run, starts)
+        _record_starts(run, starts, progress)
         cases = _prepared(run, dataset, plan, recipe, progress) if unfinished else {}
     except Exception:  # but who interrupts it can go on with what is done
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
-    for fold in unfinished:
-        start, deterministic = starts.get(fold), options.deterministic
-        _Fold(
-            run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start, deterministic
-        ).train(
-            [cases[name] for name in split.training(fold)],
-            [cases[name] for name in split.validation(fold)],
-        )
-    if all(fold.finished for fold in run.folds()):  # another process may be training another fold
-        shutil.rmtree(run.cache, ignore_errors=True)
-    return run
+    return _Ready(plan, split, unfinished, starts, cases)
 
 
 def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None:
@@ -179,10 +235,16 @@ def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None
         )
 
 
-def _what_repeats_it(dataset: Dataset, budget: Budget, options: TrainingOptions) -> dict[str, Any]:
-    return {"data": str(dataset.source.resolve()), "seed": options.seed, "budget": asdict(budget)} | (
-        {"deterministic": True} if options.deterministic else {}
-    )
+def _what_repeats_it(
+    dataset: Dataset, budget: Budget, options: TrainingOptions, processes: Processes
+) -> dict[str, Any]:
+    return {
+        "data": str(dataset.source.resolve()),
+        "seed": options.seed,
+        "budget": asdict(budget),
+        "deterministic": options.deterministic,
+        "processes": processes.count,
+    }
 
 
 def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict[str, Any]) -> None:
@@ -206,28 +268,20 @@ def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict
     write_json(manifest, run.manifest_path)
 
 
-def _starts(recipe: Recipe, plan: Plan, folds: Sequence[int]) -> dict[int, Path]:
-    """For each fold, the weights whose encoder it starts from, proven to fit; none if it starts at random."""
-    source = EncoderSource.of(recipe)
-    if source is None:
-        return {}
-    starts = {fold: source.weights(fold) for fold in folds}
-    for weights in dict.fromkeys(starts.values()):
-        require_fitting_encoder(plan, weights)
-    return starts
-
-
-def _record_starts(run: RunFolder, starts: dict[int, Path]) -> None:
+def _record_starts(run: RunFolder, starts: dict[int, Start], progress: Progress) -> None:
     """Note which weights each fold starts from, or prove that they are those that it started from."""
     if not starts:
         return
     manifest = run.manifest()
-    recorded = manifest.setdefault("init_encoder", {})
-    for fold, path in starts.items():
-        facts = {"weights": str(path.resolve()), "sha256": sha256_of(path)}
-        before = recorded.setdefault(run.fold(fold).path.name, facts)
-        _refuse_differing(run, ["init_encoder"] if before["sha256"] != facts["sha256"] else [])
+    for fold, start in starts.items():
+        facts = {"weights": str(start.weights.resolve()), "sha256": sha256_of(start.weights)}
+        before = manifest.setdefault(start.key, {}).setdefault(run.fold(fold).path.name, facts)
+        _refuse_differing(run, [start.key] if before["sha256"] != facts["sha256"] else [])
     write_json(manifest, run.manifest_path)
+    write_reports(run, starts)
+    for summary in dict.fromkeys(start.summary for start in starts.values()):
+        if summary is not None:
+            progress.note(summary)
 
 
 def _prepared(
@@ -268,28 +322,32 @@ class _Fold:
     compute: Compute
     workers: int
     progress: Progress
-    start: Path | None
+    start: Start | None
     deterministic: bool
+    processes: Processes
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
         folder = self.run.fold(self.index)
-        folder.path.mkdir(exist_ok=True)
-        remove_partial_files(folder.path)
+        goes_on = self.processes.by_first(lambda: _entered(folder))
         module = self._module()
+        before = spread(module, self.processes, self.compute, len(validation))
         checkpoint_every = self.recipe.training.checkpoint_every
         patches = PatchDataset(training, self.plan, self.recipe, self.seed)
-        validation_loader = DataLoader(WholeCases(validation), batch_size=1)
-        if folder.resume_state.is_file():
+        share = self.processes.share_of(len(validation))
+        validation_loader = DataLoader(WholeCases([validation[case] for case in share]), batch_size=1)
+        if goes_on:
             module.restore(load_resume_state(folder.resume_state))
         with _quiet_lightning(), _told_of_signals(), _deterministic(self.deterministic):
-            trainer = self._trainer(folder, epochs_before=module.steps_before // checkpoint_every)
+            trainer = self._trainer(folder, before, epochs_before=module.steps_before // checkpoint_every)
             loader = patch_loader(
                 patches,
                 self.plan.batch_size,
                 checkpoint_every,
                 self.workers,
                 steps_done=lambda: module.step,
+                process=self.processes.number,
+                processes=self.processes.count,
                 accumulate=self.recipe.training.accumulate,
             )
             if module.progress < 1.0:
@@ -297,6 +355,10 @@ class _Fold:
             self._recalibrate(module, patches)
             if module.validated_step != module.step:
                 trainer.validate(module, validation_loader, verbose=False)
+        if self.processes.first:
+            self._finish(folder, module)
+
+    def _finish(self, folder: FoldFolder, module: TrainingModule) -> None:
         save_weights(module, folder.weights("last"))
         write_json(
             {
@@ -326,7 +388,7 @@ class _Fold:
         torch.manual_seed(self.seed)
         network = build_network(self.plan.network.name, **self.plan.network.options)
         if self.start is not None:
-            load_encoder(network, self.start)
+            self.start.load(network, self.plan)
         patches = (self.plan.batch_size, len(self.plan.channel_names), *self.plan.patch_size)
         pretrain = self.recipe.pretrain
         if pretrain is not None:
@@ -339,11 +401,18 @@ class _Fold:
         loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
-    def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:
+    def _trainer(
+        self, folder: FoldFolder, before: Sequence[Callback], epochs_before: int
+    ) -> lightning.Trainer:
         training = self.recipe.training
+        written = [
+            StepLog(folder.steps),
+            ValidationLog(folder, self.progress),
+            ProgressBar(self.progress, f"Training fold {self.index}"),
+            Checkpoints(folder),
+        ]
         trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
-            devices=[self.compute.device.index or 0] if self.compute.device.type == "cuda" else 1,
             accumulate_grad_batches=training.accumulate,
             precision="bf16-mixed" if self.compute.dtype == torch.bfloat16 else "32-true",
             max_steps=-1,  # StopInTime ends it, by steps or minutes
@@ -352,17 +421,16 @@ class _Fold:
             check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
             num_sanity_val_steps=0,
             callbacks=[
+                *before,
                 StopInTime(),
-                StepLog(folder.steps),
-                ValidationLog(folder, self.progress),
-                ProgressBar(self.progress, f"Training fold {self.index}"),
-                Checkpoints(folder),
+                *(written if self.processes.first else ()),
             ],
             logger=_tensorboard(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder.path,
+            **self.processes.trainer_options(self.compute),
         )
         # Lightning's own resuming moves the ends of epochs, and with them the validations. Weights, optimiser
         # and steps are restored by the module; all that Lightning must know is when to validate next.
@@ -370,9 +438,18 @@ class _Fold:
         return trainer
 
 
-def _workers(compute: Compute) -> int:
+def _entered(folder: FoldFolder) -> bool:
+    """Make a fold's folder, without what was left half-written: is there a state to go on from?"""
+    folder.path.mkdir(exist_ok=True)
+    remove_partial_files(folder.path)
+    return folder.resume_state.is_file()
+
+
+def _workers(compute: Compute, processes: Processes) -> int:
     """One process keeps a CPU's training in patches; a GPU eats those of several."""
-    return 1 if compute.device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if compute.device.type == "cpu":
+        return 1
+    return max(1, min(8, (os.cpu_count() or 1) // processes.per_machine))
 
 
 def _tensorboard(folder: FoldFolder) -> Logger | bool:
@@ -391,6 +468,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"lightning\..*")
+            # Of kernels of one voxel, whose strides may be written in several ways.
+            warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from medseg.errors import ConfigError, InputError
+from medseg.processes import process_count, sum_over_processes
 from medseg.registry import did_you_mean
 
 __all__ = [
@@ -132,13 +133,17 @@ def reduce_classes(values: Tensor, reduction: str = "mean", *, spatial_dims: int
     return values.mean() if reduction == "mean" else values.sum()
 
 
-def reduce_voxels(values: Tensor, weights: Tensor, reduction: str = "mean") -> Tensor:
+def reduce_voxels(
+    values: Tensor, weights: Tensor, reduction: str = "mean", *, over_processes: bool = False
+) -> Tensor:
     """Make one number of weighted values.
 
     Args:
         values: Already times their weights.
         weights: Same shape.
         reduction: ``"mean"`` (over the weights; zero where all are), ``"sum"`` or ``"none"``.
+        over_processes: Whether each process has a part of the batch; what they get is on average what one
+            process would of the whole batch.
 
     Returns:
         One number, or ``values``.
@@ -147,5 +152,8 @@ def reduce_voxels(values: Tensor, weights: Tensor, reduction: str = "mean") -> T
     if reduction == "none":
         return values
     if reduction == "sum":
-        return values.sum()
-    return values.sum() / weights.sum().clamp_min(torch.finfo(values.dtype).tiny)
+        return values.sum() * (process_count() if over_processes else 1)
+    total = weights.sum()
+    if over_processes:
+        total = sum_over_processes(total) / process_count()
+    return values.sum() / total.clamp_min(torch.finfo(values.dtype).tiny)

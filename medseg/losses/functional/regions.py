@@ -10,6 +10,7 @@ from torch import Tensor
 
 from medseg.errors import ConfigError
 from medseg.losses.functional.common import check_indices, full_precision
+from medseg.processes import sum_over_processes
 from medseg.registry import did_you_mean
 
 __all__ = [
@@ -44,6 +45,12 @@ class RegionSums:
     def without_background(self) -> RegionSums:
         """The sums of all channels but the first."""
         return RegionSums(self.common[:, 1:], self.predicted[:, 1:], self.reference[:, 1:])
+
+    def over_processes(self) -> RegionSums:
+        """The sums of all processes' batches, of which each has one row."""
+        return RegionSums(
+            *sum_over_processes(torch.stack([self.common, self.predicted, self.reference])).unbind()
+        )
 
 
 def region_sums(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from medseg.losses.functional.common import check_indices, full_precision, per_channel, reduce_voxels
+from medseg.processes import gather_from_processes, sum_over_processes
 
 __all__ = ["binary_cross_entropy", "cross_entropy"]
 
@@ -20,6 +21,7 @@ def cross_entropy(
     gamma: float = 0.0,
     fraction: float = 1.0,
     reduction: str = "mean",
+    over_processes: bool = False,
 ) -> Tensor:
     """Cross-entropy, minus Σ_c w_c t_c (1 - p_c)^gamma log p_c at each voxel, times its weight w(x).
 
@@ -37,6 +39,8 @@ def cross_entropy(
         fraction: Which part of the voxels that count at all is taken, those with the highest values of the
             whole batch (and their equals).
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        over_processes: Whether each process has a part of the batch; the mean of their losses is then that of
+            the whole batch.
 
     Returns:
         One number; with ``"none"`` shape (B, 1, X, Y[, Z]), zero where a voxel is not taken.
@@ -69,7 +73,7 @@ def cross_entropy(
         values = _focal(log_p.gather(1, indices), gamma)
         weights = torch.ones_like(values) if factors is None else factors[indices]
         values = values * weights
-    return _reduce(values, weights, weight_map, fraction, reduction)
+    return _reduce(values, weights, weight_map, fraction, reduction, over_processes)
 
 
 def binary_cross_entropy(
@@ -81,6 +85,7 @@ def binary_cross_entropy(
     gamma: float = 0.0,
     fraction: float = 1.0,
     reduction: str = "mean",
+    over_processes: bool = False,
 ) -> Tensor:
     """Cross-entropy of every channel on its own, for classes that may overlap.
 
@@ -92,6 +97,7 @@ def binary_cross_entropy(
         gamma: As in :func:`cross_entropy`.
         fraction: As in :func:`cross_entropy`, of voxels and channels.
         reduction: ``"mean"`` (over voxels, weighted, and channels), ``"sum"`` or ``"none"``.
+        over_processes: As in :func:`cross_entropy`.
 
     Returns:
         One number; with ``"none"`` shape (B, C, X, Y[, Z]).
@@ -111,7 +117,7 @@ def binary_cross_entropy(
         # Powers by their logarithms: those of a sigmoid lose no digits and have gradients for any gamma.
         positive, negative = positive * (gamma * log_not_p).exp(), negative * (gamma * log_p).exp()
     values = positive + negative
-    return _reduce(values, torch.ones_like(values), weight_map, fraction, reduction)
+    return _reduce(values, torch.ones_like(values), weight_map, fraction, reduction, over_processes)
 
 
 def _focal(log_p: Tensor, gamma: float) -> Tensor:
@@ -124,20 +130,29 @@ def _focal(log_p: Tensor, gamma: float) -> Tensor:
 
 
 def _reduce(
-    values: Tensor, weights: Tensor, weight_map: Tensor | None, fraction: float, reduction: str
+    values: Tensor,
+    weights: Tensor,
+    weight_map: Tensor | None,
+    fraction: float,
+    reduction: str,
+    over_processes: bool,
 ) -> Tensor:
     """Reduce the hardest of ``values``, which hold ``weights`` already, with ``weight_map`` on top."""
     if weight_map is not None:
         voxels = full_precision(weight_map)
         values, weights = values * voxels, weights * voxels
     if fraction < 1.0:
-        taken = _hardest(values.detach(), weights, fraction)
+        taken = _hardest(values.detach(), weights.detach(), fraction, over_processes)
         values, weights = values * taken, weights * taken
-    return reduce_voxels(values, weights, reduction)
+    return reduce_voxels(values, weights, reduction, over_processes=over_processes)
 
 
-def _hardest(values: Tensor, weights: Tensor, fraction: float) -> Tensor:
+def _hardest(values: Tensor, weights: Tensor, fraction: float, over_processes: bool) -> Tensor:
     """Where a voxel is among the hardest; those alike the last of them are too, wherever they lie."""
-    count = max(1, round(fraction * int((weights > 0).sum())))
+    of_all = values.flatten()
+    counted = (weights > 0).sum()
+    if over_processes:
+        of_all, counted = gather_from_processes(of_all).flatten(), sum_over_processes(counted)
+    count = max(1, round(fraction * int(counted)))
     # Voxels that do not count have the least value there is, zero.
-    return values >= values.flatten().kthvalue(values.numel() - count + 1).values
+    return values >= of_all.kthvalue(of_all.numel() - count + 1).values

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from medseg.errors import ConfigError, InputError
 from medseg.losses.functional.common import check_indices, check_reduction, class_masks, full_precision
+from medseg.processes import process_count
 
 __all__ = ["Comparison", "LossOptions", "SegmentationLoss"]
 
@@ -98,6 +99,10 @@ class SegmentationLoss(nn.Module):
             not there, which a weight of zero says as well. Of memberships those where that class's is
             above 1/2, or, if it is no class's, where all channels hold this value.
 
+    Attributes:
+        over_processes: Set it where each of several processes has a part of the batch and all compute their
+            loss at once: the mean of their losses, and of the gradients, is then that of the whole batch.
+
     Raises:
         ConfigError: Both ``sigmoid`` and ``softmax``, an unknown reduction, or a negative factor.
     """
@@ -126,6 +131,7 @@ class SegmentationLoss(nn.Module):
         self.activation = "sigmoid" if sigmoid else "softmax" if softmax else None
         self.reduction = check_reduction(reduction)
         self.ignore_index = None if ignore_index is None else operator.index(ignore_index)
+        self.over_processes = False
         self.register_buffer("weight", _class_weights(weight), persistent=False)
 
     def __init_subclass__(cls, options_of: type[SegmentationLoss] | None = None) -> None:
@@ -178,6 +184,10 @@ class SegmentationLoss(nn.Module):
                 f"{len(self.weight)} factors for {counted} classes", where="weight", fix="give one a class"
             )
         return None if self.weight is None else self.weight[-counted:]
+
+    def share(self, loss: Tensor) -> Tensor:
+        """A loss that is reduced image by image, made one whose mean over processes is that of the batch."""
+        return loss * process_count() if self.over_processes and self.reduction == "sum" else loss
 
     def _prepare(
         self,

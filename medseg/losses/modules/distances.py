@@ -52,7 +52,7 @@ class DistanceLoss(SegmentationLoss):
             self._spacing(comparison.voxel_scale),
         )
         errors = weigh_classes(errors, self.class_weights(comparison.channels))
-        return reduce_classes(errors, self.reduction, spatial_dims=comparison.scores.dim() - 2)
+        return self.share(reduce_classes(errors, self.reduction, spatial_dims=comparison.scores.dim() - 2))
 
     @abstractmethod
     def errors(

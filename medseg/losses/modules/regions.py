@@ -80,10 +80,13 @@ class RegionLoss(SegmentationLoss):
             batch=self.batch,
             squared=self.squared_pred,
         )
+        if self.batch and self.over_processes:
+            sums = sums.over_processes()
         if not self.include_background:
             sums = sums.without_background()
         errors = self.errors(sums, self.class_weights(comparison.channels))
-        return reduce_classes(errors, self.reduction, spatial_dims=comparison.scores.dim() - 2)
+        loss = reduce_classes(errors, self.reduction, spatial_dims=comparison.scores.dim() - 2)
+        return loss if self.batch else self.share(loss)
 
     @abstractmethod
     def errors(self, sums: RegionSums, class_weights: Tensor | None) -> Tensor:

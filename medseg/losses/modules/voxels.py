@@ -62,6 +62,7 @@ class WeightedCrossEntropyLoss(SegmentationLoss):
             gamma=self.gamma,
             fraction=self.fraction,
             reduction=self.reduction,
+            over_processes=self.over_processes,
         )
 
     def _of_channels(self, comparison: Comparison) -> Tensor:
@@ -74,6 +75,7 @@ class WeightedCrossEntropyLoss(SegmentationLoss):
             gamma=self.gamma,
             fraction=self.fraction,
             reduction=self.reduction,
+            over_processes=self.over_processes,
         )
 
 
