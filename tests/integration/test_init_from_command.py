@@ -52,13 +52,17 @@ def test_the_report_is_shown_and_kept(work: Path, tmp_path: Path, capsys: pytest
     assert report["weights"] == str(weights)
     assert 0 < report["loaded_weights"] < report["all_weights"]
     assert set(report["not_loaded"].values()) == {"new classes at random: lesions"}
-    assert f"fold_0 started from {weights}: {report['loaded_weights']:,} of {report['all_weights']:,}" in shown
+    assert (
+        f"fold_0 started from {weights}: {report['loaded_weights']:,} of {report['all_weights']:,}" in shown
+    )
     assert "not used" in shown
     assert "other classes: nodules" in shown
     assert "mean Dice" in shown
 
 
-def test_a_file_of_weights_needs_no_run(work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_weights_needs_no_run(
+    work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = torch.load(work / "first" / "fold_0" / "checkpoints" / "last.pt", weights_only=True)
     file = tmp_path / "weights.pt"
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, file)

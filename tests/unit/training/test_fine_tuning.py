@@ -137,20 +137,23 @@ def test_the_classes_of_every_network_are_found(name: str, plan: Plan, tmp_path:
         lambda weights: {f"module._orig_mod.{name}": tensor for name, tensor in weights.items()},
         lambda weights: {
             "epoch": 3,
-            "state_dict": {f"network.{name}": t for name, t in weights.items()} | {"loss.weight": torch.ones(2)},
+            "state_dict": {f"network.{name}": t for name, t in weights.items()}
+            | {"loss.weight": torch.ones(2)},
         },
         lambda weights: {"model": weights, "optimizer": {"lr": 0.1}},
         lambda weights: {"network": weights, "step": 5, "optimizer": {}},
     ],
 )
-def test_wrapped_weights_are_recognised(wrap: Callable[[Weights], Any], source: Source, tmp_path: Path) -> None:
+def test_wrapped_weights_are_recognised(
+    wrap: Callable[[Weights], Any], source: Source, tmp_path: Path
+) -> None:
     theirs, weights, _ = source
     match = match_weights(theirs, Origin(_saved(wrap(weights), tmp_path / "wrapped.pt")))
     assert match.loaded_weights == match.weights
     assert set(match.whole) == weights.keys()
 
 
-def test_a_name_s_own_prefix_stays(source: Source, tmp_path: Path) -> None:
+def test_a_name_s_own_prefix_stays() -> None:
     from medseg.training.fine_tuning import _named_like
 
     stored = {"model.0.weight": torch.ones(1)}
@@ -170,7 +173,7 @@ def test_what_fits_nowhere_is_refused(source: Source, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [{"epoch": 3}, {}, [1, 2], {"model": {}}, {"model": 3}])
 def test_a_file_without_weights_is_refused(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="holds no network's weights; save network.state_dict"):
+    with pytest.raises(BundleError, match=r"holds no network's weights; save network\.state_dict"):
         read_any_weights(_saved(content, tmp_path / "none.pt"))
 
 
@@ -184,7 +187,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_bundle_says_what_its_classes_are(source: Source, tmp_path: Path) -> None:
-    theirs, weights, _ = source
+    _, weights, _ = source
     bundle = tmp_path / "bundle"
     (bundle / "models").mkdir(parents=True)
     torch.save(weights, bundle / "models" / "model.pt")
@@ -207,7 +210,7 @@ def test_nothing_to_start_from_is_refused(tmp_path: Path) -> None:
         Origin.of(Recipe(init_from=str(tmp_path)), 0)
 
 
-def test_two_starts_exclude_each_other(tmp_path: Path) -> None:
+def test_two_starts_exclude_each_other() -> None:
     with pytest.raises(ValueError, match="init_encoder and init_from exclude each other"):
         Recipe(init_encoder="a", init_from="b")
     both = Recipe(init_encoder="a").model_copy(update={"init_from": "b"})
@@ -227,10 +230,14 @@ def test_the_plan_takes_over_what_a_run_rests_on(
     starts = starts_of(started, plan, (0, 1))
     assert [start.weights for start in starts.values()] == [run.fold(0).weights(), run.fold(1).weights()]
     assert starts[0].origin == Origin(run.fold(0).weights(), ("background", "anterior", "posterior"))
-    with pytest.raises(ConfigError, match="has no fold 2 to take the weights from; train that fold there, or"):
+    with pytest.raises(
+        ConfigError, match="has no fold 2 to take the weights from; train that fold there, or"
+    ):
         starts_of(started, plan, (2,))
     other = started.model_copy(update={"network": started.network.model_copy(update={"name": "segnet"})})
-    with pytest.raises(ConfigError, match="of network 'unet', the recipe trains 'segnet'; .* that trained 'seg"):
+    with pytest.raises(
+        ConfigError, match=r"of network 'unet', the recipe trains 'segnet'; .* that trained 'seg"
+    ):
         plan_from_dataset(phantoms, other)
 
 
