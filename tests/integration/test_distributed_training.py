@@ -1,4 +1,4 @@
-"""Two processes on the CPU train what one does with the doubled batch, and go on when one of them is killed."""
+"""Two processes on the CPU train what one does with the doubled batch, and go on when one was killed."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
 from medseg.errors import ConfigError, ResourceError
 from medseg.inference import Compute
@@ -112,7 +111,9 @@ def test_batch_norms_see_the_whole_batch(both: Both) -> None:
         else:
             made = parts[0][name]
             assert torch.equal(made, parts[1][name])
-        torch.testing.assert_close(made, tensor, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            made, tensor, rtol=1e-9, atol=1e-9, msg=lambda text, name=name: name + text
+        )
 
 
 @pytest.mark.slow
@@ -131,9 +132,9 @@ def test_processes_agree(both: Both) -> None:
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_lost_process_is_told_of(both: Both) -> None:
-    assert "another process of this training has ended; see what it said" in (
-        both[0] / "lost.txt"
-    ).read_text(encoding="utf-8")
+    assert "another process of this training has ended; see what it said" in (both[0] / "lost.txt").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(("batch", "steps", "done"), [(1, 3, 0), (2, 2, 5)])
@@ -176,9 +177,7 @@ _CUDA = Compute(torch.device("cuda"), torch.float32)
 def _module(plan: Plan) -> SegmentationModule:
     recipe = Recipe(loss={"name": "dice_ce"})
     network = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 1), torch.nn.BatchNorm3d(5))
-    return SegmentationModule(
-        network, build_loss(recipe, plan), plan, recipe, Budget(max_steps=10), seed=3
-    )
+    return SegmentationModule(network, build_loss(recipe, plan), plan, recipe, Budget(max_steps=10), seed=3)
 
 
 def test_one_of_several_shares_loss_clock_and_draws(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +226,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(ConfigError, match="one device for 4 processes; use cuda"):
         several.require_device(Compute(torch.device("cuda:1"), torch.float32))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(ResourceError, match="2 processes of this machine see 1 GPUs; .*--gpus-per-node"):
+    with pytest.raises(ResourceError, match=r"2 processes of this machine see 1 GPUs; .*--gpus-per-node"):
         several.require_device(_CUDA)
     options = several.trainer_options(_CUDA)
     assert (options["devices"], options["num_nodes"], options["sync_batchnorm"]) == (2, 2, True)
@@ -284,7 +283,9 @@ def test_processes_that_do_not_come_are_waited_for_in_vain(
     )
     monkeypatch.setattr("medseg.training.distributed._MEETING", timedelta(seconds=1))
     with (
-        pytest.raises(ResourceError, match=r"2 processes did not meet at tcp://127.0.0.1:\d+; start all of them"),
+        pytest.raises(
+            ResourceError, match=r"2 processes did not meet at tcp://127.0.0.1:\d+; start all of them"
+        ),
         join_processes("cpu"),
     ):
         pass

@@ -47,7 +47,7 @@ def loss_of(name: str) -> nn.Module:
 
 
 def whole_batch() -> tuple[Tensor, Tensor, Tensor]:
-    """Scores (4, C, X, Y, Z) in float64, class indices and weights of voxels: images differ in all of them."""
+    """Scores (4, C, X, Y, Z) in float64, class indices and weights of voxels: images differ in all."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(4, CLASSES, 5, 4, 3, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, CLASSES, (4, 1, 5, 4, 3), generator=generator)
