@@ -133,7 +133,7 @@ def score_checked(
         raise InputError(
             f"references may leave voxels unlabelled ({labels.ignore}), in which lesions may go on",
             where="lesions",
-            fix="count lesions on references that are labelled throughout, with classes that declare no 'ignore'",
+            fix="count lesions on references that are labelled throughout, without 'ignore' among the labels",
         )
     tasks = [CaseTask(pair, labels, options) for pair in pairs]
     workers = workers_for(voxels, jobs)

@@ -181,7 +181,7 @@ def _summary_of_cases(table: ScoreTable) -> list[dict[str, Any]]:
 
 
 def summary_of_notes(notes: Sequence[CaseNotes]) -> dict[str, Any]:
-    """What there is to say beside scores: ``flipped``, ``resampled``, ``sheared``, ``partly_labelled`` cases."""
+    """What there is to say beside scores: which cases are ``flipped``, ``resampled`` and so on."""
     return {
         "flipped": [
             {

@@ -1,7 +1,7 @@
 """Arrays on disk in compressed blocks: who reads a box decompresses the blocks that it touches, no others.
 
-The format is Blosc2's contiguous frame (``.b2nd``), compressed with Zstandard at its lowest level. Reading maps
-the file into memory, in the calling thread alone: parallel readers are processes.
+The format is Blosc2's contiguous frame (``.b2nd``), compressed with Zstandard at its lowest level. Reading
+maps the file into memory, in the calling thread alone: parallel readers are processes.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _THREADS = {"nthreads": 1}
 class StoredArray:
     """An array that ``write_array`` wrote, read box by box.
 
-    The file is opened for each reading, which takes a quarter of a millisecond: of thousands of cases that were
-    kept open, each would take a file descriptor.
+    The file is opened for each reading, which takes a quarter of a millisecond: of thousands of cases that
+    were kept open, each would take a file descriptor.
 
     Args:
         path: The file.
@@ -61,7 +61,8 @@ class StoredArray:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values."""
-        return np.dtype(self._open().dtype)
+        dtype: np.dtype[Any] = self._open().dtype
+        return dtype
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -78,7 +79,7 @@ class StoredArray:
         except RuntimeError as error:
             raise self._damaged() from error
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> npt.NDArray[Any]:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError("an array on disk cannot be had without a copy")
         return self[...].astype(dtype or self.dtype, copy=False)

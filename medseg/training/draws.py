@@ -1,4 +1,4 @@
-"""Which case each training patch is of, and which class it is centred on, as a function of seed and number."""
+"""Which case each training patch is of, and which class it is centred on, by seed and number alone."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class PatchDraws:
     """What each patch is of, by its number.
 
     A fixed part of the patches is centred on a class, spread evenly over the numbers, so that every batch has
-    its share to within one patch. Their class is drawn first, by weight, among those that any case holds, then
-    one of the cases that hold it: a class that lives in few cases is met as often as its weight says. All
-    other patches take the cases in turn, each once a pass in an order drawn anew; those with a class do so
-    too, as far as the case whose turn it is holds it, and else draw one.
+    its share to within one patch. Their class is drawn first, by weight, among those that any case holds,
+    then one of the cases that hold it: a class that lives in few cases is met as often as its weight says.
+    All other patches take the cases in turn, each once a pass in an order drawn anew; those with a class do
+    so too, as far as the case whose turn it is holds it, and else draw one.
 
     Args:
         holds: Booleans (cases, classes), background first: which case holds which class.

@@ -25,6 +25,7 @@ from medseg.transforms import augmentation_margin, augmentation_transforms
 
 __all__ = ["EpochSampler", "Patch", "PatchDataset", "WholeCases", "patch_loader"]
 
+
 class Patch(TypedDict):
     """A training sample.
 

@@ -274,3 +274,55 @@ def test_colors() -> None:
     assert all(0 <= channel <= 255 for color in colors for channel in color)
     distances = [np.abs(np.subtract(one, two)).sum() for one, two in itertools.pairwise(colors)]
     assert min(distances) > 100, "neighbouring classes look alike"
+
+
+# Voxels that nobody has labelled
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "a": 1, "b": 4, "ignore": 5},  # nnU-Net
+        {"0": "background", "1": "a", "4": "b", "5": "ignore"},
+        {"0": "background", "1": "a", "4": "b", "2": "ignore"},
+        {"0": "background", "1": "a", "4": "b", "300": "ignore"},
+        {"0": "background", "1": "a", "4": "b", "70000": "ignore"},
+    ],
+)
+def test_a_value_to_ignore_is_no_class_and_its_index_the_last(labels: dict[str, Any]) -> None:
+    scheme = LabelScheme.from_dataset_json(labels)
+    assert scheme.names == ("background", "a", "b")
+    assert scheme.ignore is not None
+    assert scheme.ignore_index == len(scheme) == 3
+    stored = np.array([0, 4, scheme.ignore, 1], dtype=np.int64)
+    indices = scheme.to_indices(stored)
+    assert (indices.tolist(), indices.dtype) == ([0, 2, 3, 1], np.uint8)
+    np.testing.assert_array_equal(scheme.to_values(indices), stored)
+    with pytest.raises(InputError, match=f"label value {scheme.ignore} is not declared"):
+        scheme.without_ignore.to_indices(stored)
+
+
+def test_without_a_value_to_ignore_there_is_no_index_for_it(kidneys: LabelScheme) -> None:
+    assert kidneys.ignore is kidneys.ignore_index is None
+    assert kidneys.without_ignore is kidneys
+
+
+def test_255_classes_and_a_value_to_ignore_fit_bytes() -> None:
+    fits, wider = (
+        LabelScheme.from_names({value: str(value) for value in range(1, count)}, ignore=999)
+        for count in (255, 256)
+    )
+    assert fits.to_indices(np.array([999]))[0] == 255
+    assert fits.to_indices(np.array([999])).dtype == np.uint8
+    assert wider.to_indices(np.array([999]))[0] == 256
+
+
+@pytest.mark.parametrize("ignore", [0, -1, 7])
+def test_a_value_to_ignore_is_nobody_else_s(ignore: int) -> None:
+    with pytest.raises(ConfigError, match="give them a value of their own"):
+        LabelScheme.from_names({7: "kidney"}, ignore)
+
+
+def test_two_values_to_ignore_are_refused() -> None:
+    with pytest.raises(ConfigError, match="'ignore' is declared twice"):
+        LabelScheme.from_dataset_json({"0": "background", "1": "a", "2": "ignore", "3": "ignore"})

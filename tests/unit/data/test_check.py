@@ -216,6 +216,23 @@ def test_an_empty_label_is_a_warning(decathlon, nifti):
     assert (finding.severity, finding.case, finding.check) == ("warning", "tiny_005", "empty label")
 
 
+def test_unlabelled_voxels_are_declared_as_ignored(decathlon, nifti, edit_json):
+    labels = {"0": "background", "1": "front", "2": "back", "7": "ignore"}
+    edit_json(decathlon / "dataset.json", labels=labels)
+    path = label(decathlon, "tiny_005")
+    scribbles = voxels(path)
+    scribbles[0] = 7
+    nifti(scribbles, path)
+    assert check_dataset(decathlon).findings == ()
+    nifti(np.where(scribbles == 7, 7, 0).astype(np.uint8), path)
+    finding = only(check_dataset(decathlon))
+    assert (finding.severity, finding.message) == ("warning", "holds background only")
+    nifti(np.full(SHAPE, 7, np.uint8), path)
+    finding = only(check_dataset(decathlon))
+    assert (finding.severity, finding.case, finding.check) == ("error", "tiny_005", "empty label")
+    assert finding.message == "no voxel is labelled: all are 7, which is ignored"
+
+
 def test_a_declared_class_that_no_label_holds_is_a_warning(decathlon, edit_json):
     labels = {"0": "background", "1": "front", "2": "back", "3": "middle"}
     edit_json(decathlon / "dataset.json", labels=labels)

@@ -124,3 +124,32 @@ def test_a_file_that_is_no_split_is_refused_with_its_reason(tmp_path: Path, cont
     with pytest.raises(InputError, match=reason) as caught:
         Split.load(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "folds"), [(2, 2), (3, 3), (4, 4), (5, 5), (6, 5), (40, 5)])
+def test_fewer_than_five_cases_are_left_out_one_by_one(count, folds):
+    ids = [f"case_{index:02d}" for index in range(count)]
+    split = make_split(ids)
+    assert len(split.folds) == folds
+    assert split.leaves_one_out is (count <= 5)
+    assert sorted(case_id for fold in split.folds for case_id in fold) == ids
+
+
+@pytest.mark.parametrize("folds", [None, 2, 5])
+def test_a_single_case_is_refused_with_the_reason(folds):
+    with pytest.raises(ConfigError, match=r"'a' is the only one: .* none is left to train on; add a case"):
+        make_split(["a"], folds)
+
+
+def test_more_folds_than_cases_that_somebody_asks_for_are_refused():
+    with pytest.raises(ConfigError, match="5 folds for 3 cases"):
+        make_split(["a", "b", "c"], 5)
+
+
+def test_no_case_at_all_is_refused():
+    with pytest.raises(ConfigError, match="for 0 cases"):
+        make_split([])
+
+
+def test_cases_that_only_train_are_never_left_out():
+    assert not Split(seed=None, folds=(("a",), ("b",)), training_only=("z",)).leaves_one_out

@@ -323,3 +323,16 @@ def test_it_agrees_with_monai_on_real_labels(test_data: Path) -> None:
     ours = overlap_metrics(pred, ref, labels)
     dice = metrics.compute_dice(*maps, include_background=False).numpy()[0]
     np.testing.assert_allclose([entry.dice for entry in ours], dice, rtol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_unlabelled_voxels_might_as_well_be_cut_off(data: st.DataObject) -> None:
+    labels = LabelScheme.from_names({1: "a", 4: "b"}, ignore=data.draw(st.sampled_from([5, 2, 300])))
+    size = data.draw(st.integers(1, 60))
+    values = st.lists(st.sampled_from([0, 1, 4]), min_size=size, max_size=size)
+    pred, ref = (np.array(data.draw(values), dtype=np.int16) for _ in range(2))
+    ignored = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
+    marked = np.where(ignored, labels.ignore, ref)
+    expected = confusion(pred[~ignored], ref[~ignored], labels.without_ignore)
+    np.testing.assert_array_equal(confusion(pred, marked, labels), expected)

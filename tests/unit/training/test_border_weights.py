@@ -191,7 +191,9 @@ def case_with_weights(tmp_path: Path) -> CachedCase:
         "image": weight[None] - np.float32(0.25),
         "label": (weight > 5.0).astype(np.uint8),
     }
-    hashes = {name: write_array(array, tmp_path / f"{name}.b2nd", (8, 8, 8)) for name, array in arrays.items()}
+    hashes = {
+        name: write_array(array, tmp_path / f"{name}.b2nd", (8, 8, 8)) for name, array in arrays.items()
+    }
     write_json({"inputs": {}, "arrays": hashes, "class_points": [0] * 5}, tmp_path / "case.json")
     return CachedCase("case", tmp_path)
 

@@ -25,8 +25,8 @@ from medseg.labels import LabelScheme
 from medseg.progress import SilentProgress
 from medseg.runs import Plan, Recipe
 from medseg.runs.recipe import BorderWeightChoice, LossChoice
-from medseg.training import plan_from_dataset
 from medseg.training import cache as module
+from medseg.training import plan_from_dataset
 from medseg.training.arrays import write_array
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase, prepare_cases

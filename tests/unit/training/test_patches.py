@@ -135,9 +135,7 @@ def test_every_case_comes_once_per_pass_centred_or_not(
 ) -> None:
     label = np.zeros((17, 17, 9), np.uint8)
     label[8, 8, 4] = 1
-    cases = [
-        make_case(np.full((1, 17, 17, 9), number + 1.0), label, f"case_{number}") for number in range(5)
-    ]
+    cases = [make_case(np.full((1, 17, 17, 9), number + 1.0), label, f"case_{number}") for number in range(5)]
     patches = _patches(cases, plan, patch_size=(1, 1, 1), fraction=0.5)
     drawn = [patches[number]["image"].item() for number in range(40)]
     for half in (drawn[0::2], drawn[1::2]):
@@ -170,9 +168,7 @@ def test_rare_classes_are_centred_on_as_often_as_large_ones(
     assert np.mean(np.array(centres) == 2) == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_class_that_one_case_of_many_holds_is_met(
-    make_case: Callable[..., CachedCase], plan: Plan
-) -> None:
+def test_a_class_that_one_case_of_many_holds_is_met(make_case: Callable[..., CachedCase], plan: Plan) -> None:
     label = np.ones((6, 6, 6), np.uint8)
     cases = [make_case(np.zeros((1, 6, 6, 6)), label, f"case_{number}") for number in range(9)]
     rare = label.copy()
@@ -186,9 +182,7 @@ def test_a_class_that_one_case_of_many_holds_is_met(
 def test_classes_are_drawn_by_the_plan_s_weights(make_case: Callable[..., CachedCase], plan: Plan) -> None:
     label = np.arange(5, dtype=np.uint8).reshape(5, 1, 1).repeat(4, axis=1)
     case = make_case(np.zeros((1, *label.shape)), label)
-    patches = _patches(
-        [case], plan, fraction=1.0, patch_size=(1, 1, 1), class_sampling=(3.0, 0.0, 1.0, 0.0)
-    )
+    patches = _patches([case], plan, fraction=1.0, patch_size=(1, 1, 1), class_sampling=(3.0, 0.0, 1.0, 0.0))
     centres = [patches[number]["label"].item() for number in range(400)]
     shares = np.bincount(centres, minlength=5) / 400
     np.testing.assert_allclose(shares, [0, 0.75, 0, 0.25, 0], atol=0.08)
@@ -203,7 +197,9 @@ def test_patches_are_centred_where_someone_has_labelled(
     label[3, 4, 5], label[20, 21, 22], label[20, 21, 23] = 0, 2, 0
     case = make_case(_positions(label.shape), label, ignore=9)
     patches = _patches([case], plan, fraction=0.5, patch_size=(1, 1, 1))
-    drawn = [(tuple(patches[n]["image"].ravel().int().tolist()), patches[n]["label"].item()) for n in range(60)]
+    drawn = [
+        (tuple(patches[n]["image"].ravel().int().tolist()), patches[n]["label"].item()) for n in range(60)
+    ]
     centred, others = drawn[1::2], drawn[0::2]
     assert set(centred) == {((21, 22, 23), 2)}
     assert set(others) == {((21, 22, 23), 2), ((21, 22, 24), 0), ((4, 5, 6), 0)}
@@ -238,9 +234,7 @@ def test_a_smaller_volume_is_padded_with_zeros_on_both_sides(
     np.testing.assert_array_equal(patch["label"], expected > 0)
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_boxes_are_read_as_from_a_padded_array(data: st.DataObject, tmp_path: Path) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))

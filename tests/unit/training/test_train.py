@@ -17,6 +17,7 @@ import torch
 from medseg.data import Dataset, Split
 from medseg.errors import BundleError, ConfigError, InputError
 from medseg.files import read_json, write_json
+from medseg.progress import SilentProgress
 from medseg.runs import Recipe, RunFolder
 from medseg.training import Budget, TrainingOptions, train
 from medseg.training.train import _told_of_signals
@@ -46,6 +47,30 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def run(phantoms: Dataset, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """An undisturbed training; nobody changes it."""
     return train(phantoms, recipe, tmp_path_factory.mktemp("runs") / "run", folds=[0], options=_options())
+
+
+class _Notes(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def test_of_few_cases_each_is_left_out_once_and_that_is_said(
+    phantoms: Dataset, recipe: Recipe, tmp_path: Path
+) -> None:
+    few = replace(phantoms, cases=phantoms.cases[:3])
+    told = _Notes()
+    chosen = recipe.model_copy(update={"folds": None})
+    run = train(few, chosen, tmp_path / "run", folds=[2], options=_options(2), progress=told)
+    split = Split.load(run.split_path)
+    assert [len(split.training(fold)) for fold in range(3)] == [2, 2, 2]
+    assert "3 cases: leave-one-out, 3 folds that each validate on one case" in told.notes
+    alone = replace(phantoms, cases=phantoms.cases[:1])
+    with pytest.raises(ConfigError, match="'mr_000' is the only one"):
+        train(alone, chosen, tmp_path / "other", options=_options(2))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_split_that_the_data_brings_along_is_kept(
