@@ -1,7 +1,7 @@
 """nnU-Net's preprocessing alone, in one process, of a data set that ``nnunet_training.py`` has planned.
 
 Runs under a Python that has nnU-Net; ``against_nnunet.py --preprocessing`` calls it. Imports are not in the
-seconds, nor is the start of nnU-Net's worker processes: its cases are preprocessed one by one in this process.
+seconds, nor is the start of nnU-Net's worker processes: its cases come one by one, in this process.
 """
 
 from __future__ import annotations
