@@ -100,7 +100,7 @@ def medseg_row(chosen: argparse.Namespace, folder: Path, budget: float, place: P
     options = ["--recipe", chosen.recipe, "--max-cpu-minutes", f"{budget:g}", "--seed", str(chosen.seed)]
     measured = trained_and_scored(folder, chosen.data, options, place, str(chosen.fold))
     finished = measured["finished"]
-    waited = finished.get("seconds_waiting_for_data")
+    waited = finished.get("waited_seconds")
     return {
         "dice": measured["dice"],
         "mean_dice": measured["mean_dice"],

@@ -8,14 +8,15 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from medseg.files import read_json, write_json
@@ -87,19 +88,28 @@ def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def cpu_seconds() -> float:
-    """CPU time so far of this process, all its threads, and its living and dead children."""
-    dead = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tick = os.sysconf("SC_CLK_TCK")
-    living = 0.0
-    for task in Path("/proc/self/task").iterdir():
-        for child in (task / "children").read_text().split():
-            try:
-                fields = (Path("/proc") / child / "stat").read_text().rsplit(")", 1)[1].split()
-            except FileNotFoundError:
-                continue
-            living += (int(fields[11]) + int(fields[12])) / tick
-    return time.process_time() + dead.ru_utime + dead.ru_stime + living
+def on_cores(cpus: str, jobs: Sequence[Callable[[Place], object]]) -> None:
+    """Run jobs, as many at once as there are cores, each with one thread on a core of its own.
+
+    Args:
+        cpus: As "0,1".
+        jobs: In the order in which they are begun.
+    """
+    free: SimpleQueue[str] = SimpleQueue()
+    for cpu in cpus.split(","):
+        free.put(cpu)
+
+    def alone(job: Callable[[Place], object]) -> None:
+        cpu = free.get()
+        try:
+            job(Place(cpu, 1))
+        finally:
+            free.put(cpu)
+
+    with ThreadPoolExecutor(free.qsize()) as pool:
+        running = [pool.submit(alone, job) for job in jobs]
+    for done in running:
+        done.result()
 
 
 def add_budget(parser: argparse.ArgumentParser, cpu_minutes: float) -> None:

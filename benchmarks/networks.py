@@ -14,9 +14,8 @@ import argparse
 import json
 import os
 import platform
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from measured import (
@@ -24,6 +23,7 @@ from measured import (
     Place,
     add_budget,
     budget_arguments,
+    on_cores,
     once,
     run,
     shown,
@@ -50,24 +50,15 @@ def main() -> None:
     )
     parser.add_argument("--out", required=True, type=Path, help="a folder, with earlier results or new")
     chosen = parser.parse_args()
-    cpus: SimpleQueue[str] = SimpleQueue()
-    for cpu in chosen.cpus.split(","):
-        cpus.put(cpu)
-
-    def row(name: str) -> None:
-        cpu = cpus.get()
-        try:
-            folder = chosen.out / name
-            once(folder / "result.json", lambda: measure(name, folder, Place(cpu, 1), chosen))
-            print_table(chosen.out)
-        finally:
-            cpus.put(cpu)
-
-    with ThreadPoolExecutor(cpus.qsize()) as pool:
-        trainings = [pool.submit(row, name) for name in chosen.networks.split(",")]
-    for training in trainings:
-        training.result()
+    on_cores(chosen.cpus, [partial(row, name, chosen) for name in chosen.networks.split(",")])
     print(f"\n{os.cpu_count()} cores, {platform.platform()}.")
+
+
+def row(name: str, chosen: argparse.Namespace, place: Place) -> None:
+    """Make the row of a network if it is not there, and print all that are."""
+    folder = chosen.out / name
+    once(folder / "result.json", lambda: measure(name, folder, place, chosen))
+    print_table(chosen.out)
 
 
 def measure(name: str, folder: Path, place: Place, chosen: argparse.Namespace) -> dict[str, Any]:

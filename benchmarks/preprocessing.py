@@ -15,12 +15,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from measured import cpu_seconds
-
 from medseg.data import load_dataset
 from medseg.progress import SilentProgress
 from medseg.runs import load_recipe
 from medseg.training.cache import prepare_cases
+from medseg.training.clock import cpu_seconds
 from medseg.training.planning import plan_from_dataset
 
 
