@@ -15,7 +15,6 @@ JSON files there.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import platform
@@ -28,7 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from measured import Place, once, run, scored, shown, table, trained_and_scored
+from measured import Place, last_json, once, run, scored, shown, table, trained_and_scored
 
 from medseg.data import load_dataset, split_dataset
 from medseg.files import read_json, write_json
@@ -184,13 +183,6 @@ def nnunet_row(chosen: argparse.Namespace, folder: Path, budget: float, place: P
         "finished": {name: done[name] for name in ("patch_size", "batch_size", "preprocessing_seconds")},
         "software": done["versions"],
     }
-
-
-def last_json(printed: str) -> dict[str, Any]:
-    """The last line that is an object in JSON: the peer's own lines come before it."""
-    line = next(line for line in reversed(printed.splitlines()) if line.startswith("{"))
-    content: dict[str, Any] = json.loads(line)
-    return content
 
 
 def preprocessing(chosen: argparse.Namespace) -> dict[str, Any]:

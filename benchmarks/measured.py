@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -78,6 +79,13 @@ def run(
         raise RuntimeError(f"{' '.join(full)} ended with {process.returncode}, see {log}")
     minutes = (time.monotonic() - started) / 60
     return text, Usage(minutes, (used.ru_utime + used.ru_stime) / 60, used.ru_maxrss / 2**20)
+
+
+def last_json(printed: str) -> dict[str, Any]:
+    """The last line that is an object in JSON: the peer's own lines come before it."""
+    line = next(line for line in reversed(printed.splitlines()) if line.startswith("{"))
+    content: dict[str, Any] = json.loads(line)
+    return content
 
 
 def once(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def refusal(chosen: argparse.Namespace) -> dict[str, Any]:
         [*MEDSEG, *train, "--out", str(folder / "run")], capture_output=True, text=True, check=False
     )
     return {
-        "refused": done.returncode == CONFIG_ERROR and "left" in done.stderr,
+        "refused": done.returncode == CONFIG_ERROR and "unknown key" not in done.stderr,
         "exit_code": done.returncode,
         "message": done.stderr.strip(),
     }
@@ -203,8 +203,11 @@ def paired(rows: Sequence[dict[str, Any]], task: str, better: str, worse: str) -
     """Differences of mean Dice, of each seed that both arms have.
 
     Example:
-        >>> row = {"task": "t", "seed": 0}
-        >>> paired([{**row, "arm": "a", "mean_dice": 0.75}, {**row, "arm": "b", "mean_dice": 0.5}], "t", "a", "b")
+        >>> rows = [
+        ...     {"task": "t", "arm": "a", "seed": 0, "mean_dice": 0.75},
+        ...     {"task": "t", "arm": "b", "seed": 0, "mean_dice": 0.5},
+        ... ]
+        >>> paired(rows, "t", "a", "b")
         [0.25]
     """
     dice = {(row["arm"], row["seed"]): row["mean_dice"] for row in rows if row["task"] == task}
