@@ -146,7 +146,7 @@ def _forty(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
         inside = (positions[0] >= low[0]) & (positions[0] < high[0])
         inside &= (positions[1] >= low[1]) & (positions[1] < high[1])
         tissue[inside] = 0.3 * compartment
-        radii = rng.uniform(4.0, 5.5, 10)
+        radii = rng.uniform(3.5, 4.5, 10)
         for number, centre in enumerate(places(rng, radii, low, high)):
             reach = ellipsoid(positions, centre, radii[number] * rng.uniform(0.85, 1.0, 3))
             tissue[reach < 1] = 1.6 * 1.3 ** (number // 2)
@@ -173,9 +173,9 @@ def _one_percent(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
             for k, other in enumerate(across)
         )
         tissue[distance < radius**2] = 2.0
-    radii = [rng.uniform(3.2, 4.8)]
+    radii = [rng.uniform(2.8, 4.2)]
     while sum(4.19 * radius**3 for radius in radii) < 0.01 * np.prod(2 * half):
-        radii.append(rng.uniform(3.2, 4.8))
+        radii.append(rng.uniform(2.8, 4.2))
     for radius, centre in zip(radii, places(rng, radii, -half, half), strict=True):
         reach = ellipsoid(positions, centre, (radius, radius, radius))
         tissue[reach < 1] = 2.0
@@ -262,8 +262,8 @@ def smooth(rng: np.random.Generator, shape: Sequence[int], sigma: float | Sequen
 
 FORTY = tuple(f"organ {number:02d}" for number in range(1, 41))
 LEARNT = (
-    Task("forty_classes", "40 classes", (64, 64, 36), (1.0, 1.0, 1.0), FORTY, _forty),
-    Task("one_percent", "1 % foreground", (64, 64, 48), (1.0, 1.0, 1.0), ("nodule",), _one_percent),
+    Task("forty_classes", "40 classes", (48, 48, 32), (1.0, 1.0, 1.0), FORTY, _forty),
+    Task("one_percent", "1 % foreground", (48, 48, 40), (1.0, 1.0, 1.0), ("nodule",), _one_percent),
     Task(
         "two_channels",
         "classes that need both channels",

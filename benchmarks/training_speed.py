@@ -38,8 +38,8 @@ NETWORK = {
     "name": "unet",
     "options": {
         "features": [32, 64, 128, 256],
-        "kernel_sizes": [[3, 3, 3]] * 4,
-        "strides": [[2, 2, 2]] * 3,
+        "kernel_sizes": [[3, 3, 3] for _ in range(4)],
+        "strides": [[2, 2, 2] for _ in range(3)],
         "norm": "instance",
         "activation": "leaky_relu",
         "downsample": "conv",
@@ -163,7 +163,7 @@ def step_clock(warm_up: int, steps: int, *, on_gpu: bool) -> Any:
     from medseg.training.clock import cpu_seconds
 
     class StepClock(Callback):
-        """What whole steps take, loader included, and what the process alone takes once its batch is there."""
+        """What whole steps take, loader included, and what this process takes once a batch is there."""
 
         def __init__(self) -> None:
             self.made = 0
