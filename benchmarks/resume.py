@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ import torch
 from measured import once, table
 from PIL import Image
 
+from medseg.data import Split
 from medseg.data.phantoms import write_phantom_dataset
 from medseg.files import read_json
 
@@ -47,6 +49,9 @@ PHASES = ("preprocessing", "training", "checkpointing")
 SECOND_KILL_PROBABILITY = 0.6
 TRIALS = 20
 POLL_S = 0.002
+PAUSE = 0.1
+"""Of an undisturbed training: the longest that a killed one goes on from where its moment has come."""
+
 TEMPORARY = re.compile(r"\.[0-9a-f]+\.part\..+")
 CLOCKS = ("minutes", "seconds")
 
@@ -86,18 +91,22 @@ class Training:
         wait_for(self.start(resume=resume))
 
     def time(self) -> dict[str, float]:
-        """Run it undisturbed: seconds of its preprocessing, and from then to its end."""
+        """Run it undisturbed: seconds from the end of its preprocessing to its end."""
         shutil.rmtree(self.out, ignore_errors=True)
         process = self.start(resume=False)
-        await_that(self.manifest.exists, process)
-        begun = time.monotonic()
         await_that(self.fold.exists, process)
         prepared = time.monotonic()
         wait_for(process)
-        return {"preprocessing": prepared - begun, "training": time.monotonic() - prepared}
+        return {"seconds": time.monotonic() - prepared}
 
-    def kill(self, phase: str, seconds: float, *, resume: bool) -> str | None:
-        """Start it, kill it in a phase after so many seconds of it.
+    def kill(self, phase: str, moment: float, pause_s: float, *, resume: bool) -> str | None:
+        """Start it, kill it in a phase.
+
+        Args:
+            phase: One of ``PHASES``.
+            moment: How much it may preprocess or train before, of the whole.
+            pause_s: Seconds that it goes on from there; when checkpointing, until the next checkpoint as well.
+            resume: Whether it goes on with what is there.
 
         Returns:
             What it was doing, by the files that it left; None if it had ended.
@@ -108,18 +117,31 @@ class Training:
         def trains() -> bool:
             return self.fold.exists() and self.manifest.stat().st_mtime > started
 
-        await_that(self.manifest.exists if phase == "preprocessing" else trains, process)
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            if phase == "checkpointing":
-                await_that(self.writes_checkpoint, process, poll_s=0.0)
+        if phase == "preprocessing":
+            await_that(self.manifest.exists, process)
+            count = len(Split.load(self.out / "split.json").case_ids)
+            await_that(lambda: self.prepared_cases() >= moment * count, process, poll_s=0.0)
+        else:
+            await_that(lambda: trains() and self.steps() >= moment * self.max_steps, process)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=pause_s)
+        if phase == "checkpointing":
+            await_that(self.writes_checkpoint, process, poll_s=0.0)
         if process.poll() is not None:
             wait_for(process)
             return None
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return self.state()
+
+    def steps(self) -> int:
+        """How many steps are in the table of steps, which grows with every checkpoint."""
+        table_of_steps = self.fold / "steps.csv"
+        return max(0, table_of_steps.read_bytes().count(b"\n") - 1) if table_of_steps.exists() else 0
+
+    def prepared_cases(self) -> int:
+        """How many cases are preprocessed, and whole."""
+        return sum(not path.name.startswith(".") for path in self.out.glob("cache/*"))
 
     def writes_checkpoint(self) -> bool:
         """Whether a file of weights lies there under its temporary name."""
@@ -137,8 +159,8 @@ class Training:
             return f"training, step {resume_step(self.fold)}{suffix}"
         if self.fold.exists():
             return f"training, no checkpoint yet{suffix}"
-        whole = [path for path in self.out.glob("cache/*") if not path.name.startswith(".")]
-        return f"preprocessing, {len(whole)} cases done" if self.manifest.exists() else "planning"
+        done = f"preprocessing, {self.prepared_cases()} cases done"
+        return done if self.manifest.exists() else "planning"
 
 
 def await_that(condition: Callable[[], bool], process: subprocess.Popen[str], poll_s: float = POLL_S) -> None:
@@ -250,7 +272,7 @@ def all_equal(options: argparse.Namespace, folder: Path) -> bool:
         recipe = str(folder / "tiny.yaml")
         Path(recipe).write_text(TINY_RECIPE, encoding="utf-8")
     undisturbed = Training(data, recipe, options.max_steps, options.workers, folder / "undisturbed")
-    seconds = once(folder / "undisturbed.json", undisturbed.time)
+    seconds = once(folder / "undisturbed.json", undisturbed.time)["seconds"]
     rows: list[dict[str, Any]] = []
     while sum(len(row["kills"]) for row in rows) < options.kills:
         number = len(rows)
@@ -266,7 +288,7 @@ def all_equal(options: argparse.Namespace, folder: Path) -> bool:
     lines = [
         [
             number,
-            "; ".join(f"{kill['phase']} {kill['seconds']:.1f} s: {kill['state']}" for kill in row["kills"]),
+            "; ".join(kill["state"] for kill in row["kills"]),
             "yes" if not row["differing"] else f"no: {', '.join(row['differing'])}",
             ", ".join(row["damaged"]) or "none",
         ]
@@ -285,7 +307,7 @@ class Disturbance:
 
     undisturbed: Training
     training: Training
-    seconds: dict[str, float]
+    seconds: float
     moments: random.Random
     first: str
 
@@ -312,10 +334,9 @@ class Disturbance:
         sys.exit(f"the training always ended before it could be killed in {self.first}")
 
     def _kill(self, phase: str, *, resume: bool) -> dict[str, Any] | None:
-        lasts = self.seconds["preprocessing" if phase == "preprocessing" else "training"]
-        seconds = self.moments.uniform(0.0, lasts)
-        state = self.training.kill(phase, seconds, resume=resume)
-        return None if state is None else {"phase": phase, "seconds": seconds, "state": state}
+        moment, pause_s = self.moments.random(), self.moments.uniform(0.0, PAUSE * self.seconds)
+        state = self.training.kill(phase, moment, pause_s, resume=resume)
+        return None if state is None else {"phase": phase, "moment": moment, "state": state}
 
 
 if __name__ == "__main__":
