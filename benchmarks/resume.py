@@ -105,7 +105,7 @@ class Training:
         Args:
             phase: One of ``PHASES``.
             moment: How much it may preprocess or train before, of the whole.
-            pause_s: Seconds that it goes on from there; when checkpointing, until the next checkpoint as well.
+            pause_s: Seconds that it goes on from there; when checkpointing, until the next checkpoint too.
             resume: Whether it goes on with what is there.
 
         Returns:
