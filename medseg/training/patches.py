@@ -12,13 +12,13 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.data import get_track_meta, set_track_meta
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medseg.runs import Plan, Recipe
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase
-from medseg.transforms import augmentation_margin, augmentation_transforms
+from medseg.training.fingerprint import is_ct
+from medseg.transforms import Augmenter, augment_patch
 
 __all__ = ["EpochSampler", "Patch", "PatchDataset", "WholeCases", "patch_loader"]
 
@@ -57,22 +57,19 @@ class PatchDataset(Dataset[Patch]):
     def __init__(self, cases: Sequence[CachedCase], plan: Plan, recipe: Recipe, seed: int) -> None:
         self._cases = list(cases)
         self._patch = plan.patch_size
-        spacing_mm = plan.preprocessing.spacing_mm
-        self._margin = augmentation_margin(recipe.augmentation, plan.patch_size, spacing_mm)
         self._foreground_fraction = recipe.training.foreground_fraction
         self._seed = seed
         weights = border_weights_of(recipe, plan)
         self._weight_beyond = None if weights is None else weights.background
-        self._augment = None
+        self._augmenter = None
         if recipe.augmentation is not None:
-            self._augment = augmentation_transforms(
+            self._augmenter = Augmenter(
                 recipe.augmentation,
                 plan.patch_size,
                 axcodes=plan.preprocessing.axcodes,
                 labels=plan.labels,
-                spacing_mm=spacing_mm,
-                label_key="label" if self._cases[0].labelled else None,
-                weight_key=None if weights is None else "weight",
+                ct_channels=[is_ct(name) for name in plan.channel_names],
+                spacing_mm=plan.preprocessing.spacing_mm,
             )
         self._drawn_epoch, self._order = 0, self._draw_order(0)
 
@@ -84,27 +81,22 @@ class PatchDataset(Dataset[Patch]):
         case = self._cases[int(self._order[place])]
         generator = _generator(self._seed, _PLACE, number)
         start = self._draw_start(case, generator)
-        sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, self._margin))}
+        draw = None if self._augmenter is None else self._augmenter.draw(generator)
+        margin = (0, 0, 0) if draw is None else draw.spatial.margin
+        sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, margin))}
         if case.labelled:
-            label = _read_box(case.label[None], start, self._patch, self._margin)
-            sample["label"] = torch.from_numpy(label).float()
+            label = _read_box(case.label[None], start, self._patch, margin)
+            sample["label"] = torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
         if self._weight_beyond is not None:
-            weight = _read_box(case.weight[None], start, self._patch, self._margin, self._weight_beyond)
-            # Augmentation fills what it turns in with zeros, which here shall be the weight beyond the image.
-            sample["weight"] = torch.from_numpy(weight) - self._weight_beyond
-        if self._augment is not None:
-            tracked = get_track_meta()
-            set_track_meta(False)  # patches have left their grid; following it costs more than the transforms
-            try:
-                self._augment.set_random_state(int(generator.integers(2**32)))
-                sample = self._augment(sample)
-            finally:
-                set_track_meta(tracked)
+            weight = _read_box(case.weight[None], start, self._patch, margin, self._weight_beyond)
+            sample["weight"] = torch.from_numpy(weight)
+        if draw is not None:
+            sample = augment_patch(sample, draw)
         patch: Patch = {"image": sample["image"].contiguous()}
         if "label" in sample:
             patch["label"] = sample["label"].long()
-        if self._weight_beyond is not None:
-            patch["weight"] = sample["weight"] + self._weight_beyond
+        if "weight" in sample:
+            patch["weight"] = sample["weight"].contiguous()
         return patch
 
     def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
