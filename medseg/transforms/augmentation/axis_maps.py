@@ -12,7 +12,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["apply_along_axes", "blur_matrix", "ghosting_matrix", "low_resolution_matrix"]
+__all__ = [
+    "apply_along_axes",
+    "blur_matrix",
+    "composed",
+    "ghosting_matrix",
+    "low_resolution_matrix",
+    "negligible",
+]
 
 _REACH_SIGMAS = 4.0
 """Where a Gaussian is cut off."""
@@ -36,9 +43,7 @@ def apply_along_axes(image: Tensor, matrices: Sequence[Tensor | None]) -> Tensor
         image = (first @ image.flatten(1)).reshape(image.shape)
     if second is not None:
         image = torch.matmul(second, image)
-    if third is not None:
-        image = torch.matmul(image, third.T)
-    return image
+    return image if third is None else image @ third.T
 
 
 def blur_matrix(voxels: int, sigma_voxels: float) -> Tensor:
@@ -85,7 +90,7 @@ def ghosting_matrix(voxels: int, period: int, loss: float) -> Tensor:
     gain = torch.ones(voxels // 2 + 1, dtype=torch.float64)
     gain[::period] -= loss
     gain[0] = 1.0
-    kernel = torch.fft.irfft(gain.to(torch.complex128), voxels)
+    kernel: Tensor = torch.fft.irfft(gain.to(torch.complex128), voxels)
     place = torch.arange(voxels)
     return kernel[(place[:, None] - place) % voxels].float()
 

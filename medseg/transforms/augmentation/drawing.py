@@ -55,7 +55,8 @@ class Augmenter:
     Example:
         >>> labels = LabelScheme.from_names({1: "left kidney", 2: "right kidney"})
         >>> patch_size = (32, 32, 16)
-        >>> augmenter = Augmenter(Augmentation(), patch_size, axcodes="RAS", labels=labels, ct_channels=(True,))
+        >>> facts = {"axcodes": "RAS", "labels": labels, "ct_channels": (True,)}
+        >>> augmenter = Augmenter(Augmentation(), patch_size, **facts)
         >>> draw = augmenter.draw(np.random.default_rng(0))
         >>> draw == augmenter.draw(np.random.default_rng(0))
         True

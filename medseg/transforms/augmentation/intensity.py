@@ -26,7 +26,14 @@ from medseg.transforms.augmentation.draws import (
 )
 from medseg.transforms.augmentation.tensor_products import power_weights, tensor_product
 
-__all__ = ["change_intensities"]
+__all__ = [
+    "apply_bias_field",
+    "apply_gamma",
+    "change_contrast",
+    "change_intensities",
+    "move_in_acquisition",
+    "noise",
+]
 
 
 def change_intensities(image: Tensor, draw: IntensityDraw) -> Tensor:

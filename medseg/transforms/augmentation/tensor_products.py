@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["cubic_spline_weights", "power_weights", "tensor_product"]
+__all__ = ["cubic_spline_weights", "plane_products", "power_weights", "tensor_product"]
 
 
 def tensor_product(coefficients: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:

@@ -10,23 +10,11 @@ import pytest
 import torch
 
 from medseg.errors import InputError
+from medseg.runs import Augmentation
 from medseg.transforms import Augmenter, PatchDraw, augment_batch, augment_patch, augmentation_margin
 
 EVERYTHING: dict[str, Any] = {
-    name: 0.7
-    for name in (
-        "spatial_probability",
-        "elastic_probability",
-        "noise_probability",
-        "blur_probability",
-        "low_resolution_probability",
-        "brightness_probability",
-        "contrast_probability",
-        "gamma_probability",
-        "bias_field_probability",
-        "ghosting_probability",
-        "motion_probability",
-    )
+    name: 0.7 for name in Augmentation.model_fields if name.endswith("_probability")
 }
 NAMES = ("left lung", "right lung", "heart")
 
