@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -89,120 +89,112 @@ def _resampled(
         # A border of zeros, to which all that lies beyond is drawn in.
         arrays = [functional.pad(array, (1, 1) * 3) for array in arrays]
         middles = [middle + 1 for middle in middles]
-    source = _Source.of(arrays[0].shape[1:], clamped=not covered)
     device = arrays[0].device
-    positions = _Positions.of(draw, middles, device)
+    source = _Source(tuple(arrays[0].shape[1:]), clamped=not covered, device=device)
+    positions = _Positions(draw, middles, device)
     moved = [array.new_empty((len(array), *draw.patch_size)) for array in arrays]
+    # Channels, each with where it goes; of linear ones the views on which the neighbours lie at one index.
+    smooth = [
+        (target.flatten(1), source.neighbours(voxels))
+        for result, array in zip(moved[:linear], arrays[:linear], strict=True)
+        for target, voxels in zip(result, array, strict=True)
+    ]
+    sharp = [
+        (target.flatten(1), voxels.reshape(-1))
+        for result, array in zip(moved[linear:], arrays[linear:], strict=True)
+        for target, voxels in zip(result, array, strict=True)
+    ]
     rows, across = draw.patch_size[0], draw.patch_size[1] * draw.patch_size[2]
     step = rows if device.type != "cpu" else max(1, _BLOCK_VOXELS // across)
-    flat = [array.flatten(1) for array in arrays]
     for low in range(0, rows, step):
         high = min(low + step, rows)
-        places = [source.within(place, axis) for axis, place in enumerate(positions.block(low, high))]
-        if linear:
+        places = source.within(positions.block(low, high))
+        if smooth:
             base, fractions = source.base(places)
-            for target, array in zip(moved[:linear], flat[:linear], strict=True):
-                for channel, voxels in zip(target, array, strict=True):
-                    channel[low:high] = source.linear(voxels, base, fractions).reshape(
-                        channel[low:high].shape
-                    )
-        if linear < len(arrays):
+            for target, neighbours in smooth:
+                target[low:high] = _interpolated(neighbours, base, fractions).view(high - low, across)
+        if sharp:
             index = source.nearest(places)
-            for target, array in zip(moved[linear:], flat[linear:], strict=True):
-                for channel, voxels in zip(target, array, strict=True):
-                    channel[low:high] = voxels.index_select(0, index).reshape(channel[low:high].shape)
+            for target, voxels in sharp:
+                target[low:high] = voxels.index_select(0, index).view(high - low, across)
     return moved
 
 
-@dataclass(frozen=True)
 class _Positions:
     """Where the voxels of a patch come from, slices along its first axis at a time."""
 
-    first: list[Tensor]  # for each source axis: part that the offset along the first axis gives, (X, 1)
-    planes: list[Tensor]  # the part of the other two offsets, (1, Y * Z)
-    weights: Tensor | None  # of the control points' planes, (X, L)
-    bends: list[Tensor]  # those planes, (L, Y * Z)
-
-    @classmethod
-    def of(cls, draw: SpatialDraw, middles: Sequence[float], device: torch.device) -> _Positions:
+    def __init__(self, draw: SpatialDraw, middles: Sequence[float], device: torch.device) -> None:
         offsets = []
         for size, mirrored in zip(draw.patch_size, draw.mirrored, strict=True):
             offset = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
             offsets.append(-offset if mirrored else offset)
         x, y, z = offsets
-        matrix = IDENTITY if draw.matrix is None else draw.matrix
-        first = [
-            (row[0] * x + middle)[:, None].to(device) for row, middle in zip(matrix, middles, strict=True)
-        ]
-        planes = [(row[1] * y[:, None] + row[2] * z).reshape(1, -1).to(device) for row in matrix]
-        if draw.elastic is None:
-            return cls(first, planes, None, [])
-        points = torch.tensor(draw.elastic.voxels).reshape(3, *draw.elastic.points)
-        weights = [
-            cubic_spline_weights(size, count, mirrored=mirrored)
-            for size, count, mirrored in zip(draw.patch_size, draw.elastic.points, draw.mirrored, strict=True)
-        ]
-        bends = [plane_products(along, weights[1], weights[2]).to(device) for along in points]
-        return cls(first, planes, weights[0].to(device), bends)
+        matrix = torch.tensor(IDENTITY if draw.matrix is None else draw.matrix, dtype=torch.float32)
+        across = matrix[:, 1, None, None] * y[:, None] + matrix[:, 2, None, None] * z
+        self._along = (matrix[:, :1] * x + torch.tensor(middles)[:, None])[:, :, None].to(device)  # (3, X, 1)
+        self._across = across.flatten(1)[:, None].to(device)  # (3, 1, Y * Z)
+        self._weights: Tensor | None = None
+        if draw.elastic is not None:
+            points = torch.tensor(draw.elastic.voxels).reshape(3, *draw.elastic.points)
+            weights = [
+                cubic_spline_weights(size, count, mirrored=mirrored)
+                for size, count, mirrored in zip(
+                    draw.patch_size, draw.elastic.points, draw.mirrored, strict=True
+                )
+            ]
+            planes = [plane_products(along, weights[1], weights[2]) for along in points]
+            self._weights = weights[0].to(device)  # (X, points)
+            self._planes = torch.stack(planes).to(device)  # (3, points, Y * Z)
 
-    def block(self, low: int, high: int) -> list[Tensor]:
-        """Positions of slices [low, high) along each source axis, each (n * Y * Z)."""
-        places = []
-        for axis, (first, plane) in enumerate(zip(self.first, self.planes, strict=True)):
-            place = first[low:high] + plane
-            if self.weights is not None:
-                place.addmm_(self.weights[low:high], self.bends[axis])
-            places.append(place.reshape(-1))
-        return places
+    def block(self, low: int, high: int) -> Tensor:
+        """Positions of slices [low, high) along each source axis, (3, n * Y * Z)."""
+        places = self._along[:, low:high] + self._across
+        if self._weights is not None:
+            places.baddbmm_(self._weights[low:high].expand(3, -1, -1), self._planes)
+        return places.flatten(1)
 
 
-@dataclass(frozen=True)
 class _Source:
     """How voxels of an array are found by their position."""
 
-    sizes: tuple[int, int, int]
-    strides: tuple[int, int, int]
-    clamped: bool
+    def __init__(self, sizes: Sequence[int], *, clamped: bool, device: torch.device) -> None:
+        self._sizes = tuple(sizes)
+        self._steps = [
+            stride if size > 1 else 0
+            for stride, size in zip((sizes[1] * sizes[2], sizes[2], 1), sizes, strict=True)
+        ]
+        self._last = torch.tensor(self._sizes, dtype=torch.int32, device=device)[:, None] - 1
+        self._clamped = clamped
 
-    @classmethod
-    def of(cls, shape: Sequence[int], clamped: bool) -> _Source:
-        x, y, z = shape
-        return cls((x, y, z), (y * z, z, 1), clamped)
+    def within(self, places: Tensor) -> Tensor:
+        """Positions (3, n), those beyond the array brought to its border where there may be any."""
+        return places.clamp_(min=0.0).minimum(self._last) if self._clamped else places
 
-    def within(self, place: Tensor, axis: int) -> Tensor:
-        """Positions that lie beyond the array, brought to its border."""
-        return place.clamp_(0.0, self.sizes[axis] - 1.0) if self.clamped else place
+    def neighbours(self, voxels: Tensor) -> list[Tensor]:
+        """Views of a channel on which a voxel's eight neighbours are found at the index of the lowest."""
+        flat = voxels.reshape(-1)
+        corners = itertools.product((0, 1), repeat=3)
+        return [
+            flat[sum(c * step for c, step in zip(corner, self._steps, strict=True)) :] for corner in corners
+        ]
 
-    def base(self, places: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Index of the lowest of the eight neighbours, and the fractions towards the others."""
-        fractions, corner = [], []
-        for place, size in zip(places, self.sizes, strict=True):
-            # The last voxel is the upper neighbour of the one before, with all the weight.
-            below = place.to(torch.int32).clamp_(max=max(size - 2, 0))
-            corner.append(below)
-            fractions.append(place - below)
-        return self._index(corner), fractions
+    def base(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the lowest of the eight neighbours, and the fractions towards the others, (3, n)."""
+        # The last voxel is the upper neighbour of the one before, with all the weight.
+        below = places.to(torch.int32).minimum((self._last - 1).clamp(min=0))
+        return self._index(below), places - below
 
-    def nearest(self, places: Sequence[Tensor]) -> Tensor:
+    def nearest(self, places: Tensor) -> Tensor:
         """Index of the nearest voxel."""
-        return self._index([(place + 0.5).to(torch.int32) for place in places])
+        return self._index((places + 0.5).to(torch.int32))
 
-    def _index(self, corner: Sequence[Tensor]) -> Tensor:
-        x, y, z = corner
-        return x.mul(self.sizes[1]).add_(y).mul_(self.sizes[2]).add_(z)
+    def _index(self, corner: Tensor) -> Tensor:
+        x, y, z = corner.unbind()
+        return x.mul(self._sizes[1]).add_(y).mul_(self._sizes[2]).add_(z)
 
-    def linear(self, voxels: Tensor, base: Tensor, fractions: Sequence[Tensor]) -> Tensor:
-        """Interpolated values of one channel."""
-        steps = [stride if size > 1 else 0 for stride, size in zip(self.strides, self.sizes, strict=True)]
 
-        def at(x: int, y: int, z: int) -> Tensor:
-            offset = x * steps[0] + y * steps[1] + z * steps[2]
-            return voxels[offset:].index_select(0, base)
-
-        def along_z(x: int, y: int) -> Tensor:
-            return at(x, y, 0).lerp_(at(x, y, 1), fractions[2])
-
-        def along_y(x: int) -> Tensor:
-            return along_z(x, 0).lerp_(along_z(x, 1), fractions[1])
-
-        return along_y(0).lerp_(along_y(1), fractions[0])
+def _interpolated(neighbours: Sequence[Tensor], base: Tensor, fractions: Tensor) -> Tensor:
+    values = [view.index_select(0, base) for view in neighbours]
+    for fraction in (fractions[2], fractions[1], fractions[0]):
+        values = [low.lerp_(high, fraction) for low, high in zip(values[::2], values[1::2], strict=True)]
+    return values[0]
