@@ -149,7 +149,6 @@ MONAI: dict[str, Callable[[Any], list[Any]]] = {
     "contrast": lambda _: [mt.RandScaleIntensityFixedMeand(["image"], prob=1.0, factors=0.25)],
     "gamma": lambda _: [mt.RandAdjustContrastd(["image"], prob=1.0, gamma=(0.7, 1.5), retain_stats=True)],
     "bias field": lambda _: [mt.RandBiasFieldd(["image"], prob=1.0)],
-    "ghosting": lambda _: [mt.RandGibbsNoised(["image"], prob=1.0)],
 }
 
 DEFAULTS: list[Callable[[Any], list[Any]]] = [
