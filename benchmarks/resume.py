@@ -23,10 +23,11 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from medseg.data.phantoms import write_phantom_dataset
+from medseg.errors import MedsegError
+from medseg.training.arrays import StoredArray
 
 TINY_RECIPE = """\
 description: as small as a U-Net gets, with dropout to test that its randomness repeats too
@@ -124,9 +125,9 @@ def damaged_files(out: Path) -> list[str]:
                 json.loads(path.read_text(encoding="utf-8"))
             elif path.suffix in {".pt", ".ckpt"}:
                 torch.load(path, weights_only=True)
-            elif path.suffix == ".npy":
-                np.load(path, allow_pickle=False)
-        except (OSError, ValueError, RuntimeError, EOFError) as error:
+            elif path.suffix == ".b2nd":
+                StoredArray(path)[...]
+        except (OSError, ValueError, RuntimeError, EOFError, MedsegError) as error:
             damaged.append(f"{path.relative_to(out)}: {error}")
     return damaged
 

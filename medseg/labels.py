@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,10 +14,13 @@ import numpy.typing as npt
 
 from medseg.errors import ConfigError, InputError
 
-__all__ = ["BACKGROUND", "CodedConcept", "LabelClass", "LabelScheme", "smallest_integer_dtype"]
+__all__ = ["BACKGROUND", "IGNORE_NAME", "CodedConcept", "LabelClass", "LabelScheme", "smallest_integer_dtype"]
 
 BACKGROUND = 0
 """The value of voxels that belong to no class."""
+
+IGNORE_NAME = "ignore"
+"""What data sets call the value of voxels that nobody has labelled."""
 
 _GOLDEN_RATIO = 0.618033988749895
 _SIDES = (("left", "right"), ("l", "r"))
@@ -55,15 +58,23 @@ class LabelScheme:
 
     Values in files need not be contiguous; indices (the network's channels) are, in the order of values.
 
+    Attributes:
+        classes: Background first, by increasing values.
+        ignore: The value of voxels that nobody has labelled, where there are such: scribbles, or structures
+            left out in some cases. It is no class; in indices it is ``ignore_index``.
+
     Example:
         >>> scheme = LabelScheme.from_names({0: "background", 7: "left kidney", 9: "right kidney"})
         >>> scheme.to_indices(np.array([0, 9, 7])).tolist()
         [0, 2, 1]
         >>> scheme.partner_index(1)
         2
+        >>> LabelScheme.from_names({1: "liver"}, ignore=9).to_indices(np.array([0, 9, 1])).tolist()
+        [0, 2, 1]
     """
 
     classes: tuple[LabelClass, ...]
+    ignore: int | None = None
 
     def __post_init__(self) -> None:
         values = [entry.value for entry in self.classes]
@@ -74,21 +85,29 @@ class LabelScheme:
             )
         if len(set(names)) != len(names):
             raise ConfigError("two labels have the same name", fix="give each label a name of its own")
+        if self.ignore is not None and (self.ignore < 1 or self.ignore in values):
+            raise ConfigError(
+                f"the value {self.ignore} of voxels to ignore is a class's, or below 1",
+                fix="give them a value of their own, above those of the classes",
+            )
 
     @classmethod
-    def from_names(cls, names: Mapping[int, str]) -> LabelScheme:
+    def from_names(cls, names: Mapping[int, str], ignore: int | None = None) -> LabelScheme:
         """From ``{value: name}``; the background may be left out."""
         complete = {BACKGROUND: "background", **{int(value): name for value, name in names.items()}}
         return cls(
             tuple(
                 LabelClass(value, complete[value], _color(index))
                 for index, value in enumerate(sorted(complete))
-            )
+            ),
+            ignore,
         )
 
     @classmethod
     def from_dataset_json(cls, labels: Mapping[str, Any]) -> LabelScheme:
         """From the ``labels`` entry of a ``dataset.json``, MSD's ``{"1": name}`` or nnU-Net's ``{name: 1}``.
+
+        The name ``"ignore"`` stands for voxels that nobody has labelled, as it does for nnU-Net.
 
         Raises:
             ConfigError: Neither form, nnU-Net's region form (a list of values for a name), a value declared
@@ -108,9 +127,14 @@ class LabelScheme:
             if int(value) in names:
                 raise ConfigError(f"label value {int(value)} is declared twice", fix="correct dataset.json")
             names[int(value)] = name
+        ignored = [value for value, name in names.items() if name == IGNORE_NAME]
+        if len(ignored) > 1:
+            raise ConfigError(f"'{IGNORE_NAME}' is declared twice", fix="give unlabelled voxels one value")
+        for value in ignored:
+            del names[value]
         if not set(names) - {BACKGROUND}:
             raise ConfigError("no label but the background is declared", fix="correct dataset.json")
-        return cls.from_names(names)
+        return cls.from_names(names, ignored[0] if ignored else None)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -133,7 +157,22 @@ class LabelScheme:
     @property
     def dtype(self) -> np.dtype[Any]:
         """The smallest integer type that holds every value."""
-        return smallest_integer_dtype(self.values)
+        return smallest_integer_dtype(self._stored_values)
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The index of voxels that nobody has labelled: one past the last class; ``None`` if all are."""
+        return None if self.ignore is None else len(self)
+
+    @property
+    def without_ignore(self) -> LabelScheme:
+        """The classes alone, as a network's output has them."""
+        return self if self.ignore is None else replace(self, ignore=None)
+
+    @property
+    def _stored_values(self) -> tuple[int, ...]:
+        """By index, what files hold: the classes' values, then that of voxels to ignore, if any."""
+        return self.values if self.ignore is None else (*self.values, self.ignore)
 
     @property
     def has_sides(self) -> bool:
@@ -180,7 +219,7 @@ class LabelScheme:
     def to_indices(
         self, array: npt.NDArray[Any], *, where: str | None = None
     ) -> npt.NDArray[np.uint8 | np.uint16]:
-        """Values in a file to class indices, in the smallest type that holds them.
+        """Values in a file to class indices, and to ``ignore_index``, in the smallest type that holds them.
 
         Args:
             array: Label values, of any shape; floating-point files are fine if they hold whole numbers.
@@ -189,34 +228,37 @@ class LabelScheme:
         Raises:
             InputError: A value is not declared, or not a whole number.
         """
+        stored = self._stored_values
         present = np.unique(array)
-        if not np.isin(present, self.values).all():
-            stray = [f"{float(value):.12g}" for value in present[~np.isin(present, self.values)]]
+        if not np.isin(present, stored).all():
+            stray = [f"{float(value):.12g}" for value in present[~np.isin(present, stored)]]
             shown = ", ".join(stray[:5]) + (", …" if len(stray) > 5 else "")
             raise InputError(
-                f"label value {shown} is not declared (declared: {', '.join(map(str, self.values))})",
+                f"label value {shown} is not declared (declared: {', '.join(map(str, stored))})",
                 where=where,
                 fix="declare it in dataset.json or correct the label map",
             )
         if self.dtype.itemsize > 2:
-            return np.searchsorted(self.values, array).astype(self._index_dtype)
+            order = np.argsort(stored)
+            return order[np.searchsorted(stored, array, sorter=order)].astype(self._index_dtype)
         indices: npt.NDArray[np.uint8 | np.uint16] = self._index_table[array.astype(self.dtype, copy=False)]
         return indices
 
     def to_values(self, indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Class indices to the values that files hold, in the smallest type that holds them."""
-        values: npt.NDArray[Any] = np.asarray(self.values, dtype=self.dtype)[indices]
+        values: npt.NDArray[Any] = np.asarray(self._stored_values, dtype=self.dtype)[indices]
         return values
 
     @property
     def _index_dtype(self) -> type[np.uint8 | np.uint16]:
-        return np.uint8 if len(self) <= 256 else np.uint16
+        return np.uint8 if len(self._stored_values) <= 256 else np.uint16
 
     @cached_property
     def _index_table(self) -> npt.NDArray[np.uint8 | np.uint16]:
         # A table needs no eight-byte integer per voxel, as a search would.
-        table = np.zeros(max(self.values) + 1, dtype=self._index_dtype)
-        table[list(self.values)] = np.arange(len(self))
+        stored = self._stored_values
+        table = np.zeros(max(stored) + 1, dtype=self._index_dtype)
+        table[list(stored)] = np.arange(len(stored))
         return table
 
 

@@ -1,9 +1,9 @@
 """nnU-Net trained for a budget of CPU time, on one fold of a data set in the Decathlon's layout.
 
 Runs under a Python that has nnU-Net, which medseg's has not; ``against_nnunet.py`` calls it. nnU-Net plans,
-preprocesses, trains, and segments the validation cases by itself. Alone its schedule is shortened: the learning
-rate falls by the same power of the budget's rest, step by step, and the training ends with the budget. Its online
-validation, which costs and changes nothing, is cut to two batches in fifty.
+preprocesses, trains, and segments the validation cases by itself. Alone its schedule is shortened: the
+learning rate falls by the same power of the budget's rest, step by step, and the training ends with the
+budget. Its online validation, which costs and changes nothing, is cut to two batches in fifty.
 """
 
 from __future__ import annotations
@@ -71,7 +71,12 @@ def prepare(data: Path, split: Path, prepared: Path) -> None:
     (raw / "dataset.json").write_text(json.dumps(theirs))
     started = time.perf_counter()
     tool = Path(sys.executable).parent / "nnUNetv2_plan_and_preprocess"
-    subprocess.run([tool, "-d", "4", "-c", "3d_fullres", "-np", "1", "-npfp", "1"], check=True, stdout=sys.stderr, env={**os.environ, "nnUNet_n_proc_DA": "1"})
+    subprocess.run(
+        [tool, "-d", "4", "-c", "3d_fullres", "-np", "1", "-npfp", "1"],
+        check=True,
+        stdout=sys.stderr,
+        env={**os.environ, "nnUNet_n_proc_DA": "1"},
+    )
     folds = json.loads(split.read_text())["folds"]
     splits = [{"train": sorted(set(ids) - set(fold)), "val": sorted(fold)} for fold in folds]
     (prepared / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps(splits))
@@ -80,8 +85,8 @@ def prepare(data: Path, split: Path, prepared: Path) -> None:
 
 def train(prepared: Path, fold: int, cpu_minutes: float, threads: int) -> dict[str, object]:
     """Train to the end of the budget, then segment the fold's validation cases."""
-    import torch  # noqa: PLC0415
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer  # noqa: PLC0415
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     torch.set_num_threads(threads)
     budget = cpu_minutes * 60
@@ -90,7 +95,9 @@ def train(prepared: Path, fold: int, cpu_minutes: float, threads: int) -> dict[s
         """nnU-Net's trainer with a clock of CPU time."""
 
         # nnU-Net looks its own arguments up by these names.
-        def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: object) -> None:
+        def __init__(
+            self, plans: dict, configuration: str, fold: int, dataset_json: dict, device: object
+        ) -> None:
             super().__init__(plans, configuration, fold, dataset_json, device)
             self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 10**6, 50, 2
             self.steps, self.started, self.waited = 0, 0.0, 0.0
@@ -101,7 +108,9 @@ def train(prepared: Path, fold: int, cpu_minutes: float, threads: int) -> dict[s
             while self.progress < 1:
                 self.on_epoch_start()
                 self.on_train_epoch_start()
-                outputs = [self.timed_step() for _ in range(self.num_iterations_per_epoch) if self.progress < 1]
+                outputs = [
+                    self.timed_step() for _ in range(self.num_iterations_per_epoch) if self.progress < 1
+                ]
                 self.on_train_epoch_end(outputs)
                 with torch.no_grad():
                     self.on_validation_epoch_start()
@@ -150,7 +159,8 @@ def train(prepared: Path, fold: int, cpu_minutes: float, threads: int) -> dict[s
         "batch_size": trainer.batch_size,
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "preprocessing_seconds": json.loads((prepared / "seconds.json").read_text()),
-        "versions": {name: version(name) for name in ("nnunetv2", "torch")} | {"python": platform.python_version()},
+        "versions": {name: version(name) for name in ("nnunetv2", "torch")}
+        | {"python": platform.python_version()},
     }
 
 

@@ -137,7 +137,8 @@ def split(
     dataset: DatasetArgument,
     out: Annotated[Path, typer.Option("--out", help="The JSON file to write.")],
     folds: Annotated[
-        int | None, typer.Option("--folds", help="5 by default, or as many as the datalist declares.")
+        int | None,
+        typer.Option("--folds", help="By default as many as the datalist declares, or 5, or one a case."),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another seed deals the cases differently.")] = 0,
     quiet: QuietOption = False,  # noqa: ARG001

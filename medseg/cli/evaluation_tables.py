@@ -198,6 +198,11 @@ def say_notes(summary: dict[str, Any]) -> None:
             "warning: distances are approximate where a grid's axes are not at right angles: "
             f"{_shown(summary['sheared'])}"
         )
+    if summary["partly_labelled"]:
+        console.status(
+            "warning: where the reference is not labelled nothing is scored, and no surface is measured in: "
+            f"{_shown(summary['partly_labelled'])}"
+        )
     for picture in summary["overlays"]:
         if picture["note"] is not None:
             console.status(f"warning: {picture['file']} shows label maps alone: {picture['note']}")

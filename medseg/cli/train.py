@@ -24,6 +24,9 @@ def command(
         str, typer.Option(help="Fold of the cross-validation, or 'all': one run that holds them all.")
     ] = "0",
     max_minutes: Annotated[float | None, typer.Option(help="End each fold after so many minutes.")] = None,
+    max_cpu_minutes: Annotated[
+        float | None, typer.Option(help="End each fold after so many minutes of processors.")
+    ] = None,
     max_steps: Annotated[int | None, typer.Option(help="End each fold after so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, patches and augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -31,6 +34,10 @@ def command(
         int | None, typer.Option(help="Processes that prepare patches.", show_default="by device")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option("--deterministic", help="The same bits each time, on a GPU too; slower. Needs steps."),
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
@@ -49,13 +56,14 @@ def command(
     from medseg.runs import load_recipe
     from medseg.training import Budget, TrainingOptions, train
 
-    given = max_steps is not None or max_minutes is not None
+    given = (max_steps, max_minutes, max_cpu_minutes) != (None, None, None)
     options = TrainingOptions(
-        budget=Budget(max_steps, max_minutes) if given else None,
+        budget=Budget(max_steps, max_minutes, max_cpu_minutes) if given else None,
         seed=seed,
         device=device,
         workers=workers,
         resume=resume,
+        deterministic=deterministic,
     )
     chosen_recipe = load_recipe(recipe)
     if init_encoder is not None:

@@ -100,7 +100,7 @@ def check_dataset(
     Errors: missing or unpaired files, files that cannot be read, a wrong number of channels, grids that
     differ between the images, the label and the instance map of a case, NaN or infinite values, images of one
     value only, label values that are not whole numbers or not declared, instance ids that are not whole
-    numbers from 0, the same image twice with different labels.
+    numbers from 0, labels in which no voxel is labelled, the same image twice with different labels.
 
     Warnings: declared classes that no label holds, labels that hold background only, a channel of one value
     only, the same image twice, files that no case uses, missing test images, another number of cases than
@@ -219,10 +219,13 @@ def _inspect_label(path: Path, dataset: Dataset, facts: _Facts) -> None:
         return
     whole, broken = _whole_values(array, "label values", facts)
     facts.label_values = frozenset(int(value) for value in whole)
-    undeclared = sorted(facts.label_values - set(dataset.labels.values))
+    ignored = {value for value in (dataset.labels.ignore,) if value is not None}
+    undeclared = sorted(facts.label_values - set(dataset.labels.values) - ignored)
     if undeclared:
         facts.error("label values", f"not declared: {_listed(map(str, undeclared))}")
-    if facts.label_values <= {BACKGROUND} and not len(broken):
+    if facts.label_values and facts.label_values <= ignored and not len(broken):
+        facts.error("empty label", f"no voxel is labelled: all are {dataset.labels.ignore}, which is ignored")
+    elif facts.label_values <= {BACKGROUND, *ignored} and not len(broken):
         facts.warn("empty label", "holds background only")
     digest = hashlib.sha256()
     _add_to(digest, array)

@@ -110,15 +110,15 @@ def split_dataset(dataset: Dataset, folds: int | None = None, seed: int = 0) -> 
 
     Args:
         dataset: The dataset.
-        folds: Number of folds; 5 by default, or as many as the dataset declares.
+        folds: Number of folds; by default as many as the dataset declares, or as ``make_split`` chooses.
         seed: For ``make_split``.
 
     Raises:
-        ConfigError: The dataset declares another number of folds, or has fewer cases than folds.
+        ConfigError: The dataset declares another number of folds, or has fewer cases than folds, or one.
     """
     declared = dataset.declared_split
     if declared is None:
-        return make_split((case.id for case in dataset.cases), 5 if folds is None else folds, seed)
+        return make_split((case.id for case in dataset.cases), folds, seed)
     if folds not in (None, len(declared.folds)):
         raise ConfigError(
             f"{folds} folds are asked for, the dataset declares {len(declared.folds)}",

@@ -80,8 +80,6 @@ class Document:
             declared = {str(value): name for value, name in enumerate(declared)}
         if not isinstance(declared, dict) or not declared:
             raise self.wrong("labels", declared, "an object of values and names")
-        if "ignore" in declared:
-            raise self.error("declares an 'ignore' label, which is not supported", "give its voxels a class")
         try:
             return LabelScheme.from_dataset_json(declared)
         except ConfigError as error:

@@ -12,7 +12,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from medseg.errors import ConfigError, InputError
 from medseg.files import read_json, write_json
 
-__all__ = ["Split", "make_split"]
+__all__ = ["DEFAULT_FOLDS", "Split", "make_split"]
+
+DEFAULT_FOLDS = 5
+"""Where neither a person nor the data set chooses."""
 
 
 class Split(BaseModel):
@@ -56,6 +59,11 @@ class Split(BaseModel):
         """All case ids, sorted."""
         return tuple(sorted([*self.training_only, *(case_id for fold in self.folds for case_id in fold)]))
 
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether each fold validates on one case and trains on all others."""
+        return not self.training_only and all(len(fold) == 1 for fold in self.folds)
+
     def validation(self, fold: int) -> tuple[str, ...]:
         """The case ids that validate in ``fold`` (from 0), sorted.
 
@@ -97,7 +105,7 @@ class Split(BaseModel):
             raise InputError(what, where=path, fix="make it anew with 'medseg data split'") from error
 
 
-def make_split(case_ids: Iterable[str], folds: int = 5, seed: int = 0) -> Split:
+def make_split(case_ids: Iterable[str], folds: int | None = None, seed: int = 0) -> Split:
     """Deal cases to folds, reproducibly.
 
     Cases are ordered by the SHA-256 of ``"{seed}:{case id}"`` (UTF-8) and dealt out like cards: the n-th goes
@@ -106,14 +114,15 @@ def make_split(case_ids: Iterable[str], folds: int = 5, seed: int = 0) -> Split:
 
     Args:
         case_ids: The cases, in any order.
-        folds: Number of folds, two at least.
+        folds: Number of folds, two at least; if left out ``DEFAULT_FOLDS``, or with fewer cases as many as
+            there are: each is then left out once.
         seed: Another seed gives another deal.
 
     Returns:
         The split; each case validates in exactly one fold.
 
     Raises:
-        ConfigError: Fewer than two folds, more folds than cases, or a case id given twice.
+        ConfigError: Fewer than two folds, more folds than cases, a single case, or a case id given twice.
 
     Example:
         >>> make_split(["a", "b", "c", "d", "e"], folds=2).folds
@@ -123,6 +132,13 @@ def make_split(case_ids: Iterable[str], folds: int = 5, seed: int = 0) -> Split:
     if len(set(ids)) != len(ids):
         twice = next(case_id for case_id in ids if ids.count(case_id) > 1)
         raise ConfigError(f"case '{twice}' is given twice", fix="give each case an id of its own")
+    if len(ids) == 1:
+        raise ConfigError(
+            f"case '{ids[0]}' is the only one: with it left out to validate on, none is left to train on",
+            fix="add a case, or cut this one into two",
+        )
+    if folds is None:
+        folds = min(DEFAULT_FOLDS, max(2, len(ids)))
     if folds < 2:
         raise ConfigError(f"{folds} folds leave nothing to train on", where="--folds", fix="use 2 or more")
     if folds > len(ids):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,12 +48,15 @@ class CaseNotes:
         sheared: Whether the grid's axes are not at right angles, so that distances, measured along them, are
             approximate.
         flip: The flip that explains a poor score.
+        partly_labelled: Whether the reference leaves voxels unlabelled, so that scores are of the others, and
+            surfaces, which may run through what nobody has labelled, are not measured.
     """
 
     case: str
     resampled: str | None = None
     sheared: bool = False
     flip: Flip | None = None
+    partly_labelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,9 @@ def score_case(task: CaseTask) -> CaseResult:
     labels = task.labels or found_labels(pair, reference, prediction, options.lesions)
     where = {"pred_where": str(pair.prediction or pair.reference), "ref_where": str(pair.reference)}
     overlaps = overlaps_of(confusion(guess, truth, labels, **where), labels)
+    partly = labels.ignore is not None and bool((truth == labels.ignore).any())
+    if partly:
+        options = replace(options, surface=None)
     surfaces: dict[int, SurfaceScore] = {}
     if options.surface is not None:
         surfaces = surface_metrics_of_labels(
@@ -98,7 +104,7 @@ def score_case(task: CaseTask) -> CaseResult:
         )
     scores = tuple(_score(pair, grid, overlap, surfaces.get(overlap.value), options) for overlap in overlaps)
     flip, predicted = None, pair.prediction is not None
-    if predicted and _mean_dice(overlaps) < POOR_DICE:
+    if predicted and not partly and _mean_dice(overlaps) < POOR_DICE:
         flip = find_flip(guess, truth, [overlap.value for overlap in overlaps], grid.axcodes)
     return CaseResult(
         scores=scores,
@@ -115,7 +121,7 @@ def score_case(task: CaseTask) -> CaseResult:
             for entry in labels.foreground
             if entry.value in options.lesions
         ),
-        notes=CaseNotes(pair.case, resampled, not grid.is_orthogonal, flip),
+        notes=CaseNotes(pair.case, resampled, not grid.is_orthogonal, flip, partly),
         labels=labels,
     )
 

@@ -106,11 +106,13 @@ def evaluate(
         progress: Shows how far it is.
 
     Returns:
-        One score for each case and foreground class.
+        One score for each case and foreground class. Where a reference leaves voxels unlabelled
+        (``labels.ignore``), they do not count, and no surface is measured in that case.
 
     Raises:
         GeometryError: The grids of a pair differ.
-        InputError: A file is damaged, is no label map, or holds an undeclared value.
+        InputError: A file is damaged, is no label map, or holds an undeclared value; or lesions are to be
+            counted and references may leave voxels unlabelled.
     """
     options = options or ScoringOptions()
     voxels = check_pairs(pairs, resample_prediction=options.resample_prediction)
@@ -127,6 +129,12 @@ def score_checked(
     progress: Progress | None,
 ) -> ScoreTable:
     """Score pairs of which ``check_pairs`` has seen the headers, and told the sizes; else as ``evaluate``."""
+    if options.lesions and labels is not None and labels.ignore is not None:
+        raise InputError(
+            f"references may leave voxels unlabelled ({labels.ignore}), in which lesions may go on",
+            where="lesions",
+            fix="count lesions on references that are labelled throughout, with classes that declare no 'ignore'",
+        )
     tasks = [CaseTask(pair, labels, options) for pair in pairs]
     workers = workers_for(voxels, jobs)
     results = for_each_case(score_case, tasks, workers=workers, progress=progress)

@@ -181,7 +181,7 @@ def _summary_of_cases(table: ScoreTable) -> list[dict[str, Any]]:
 
 
 def summary_of_notes(notes: Sequence[CaseNotes]) -> dict[str, Any]:
-    """What there is to say beside scores: ``flipped``, ``resampled`` and ``sheared`` cases."""
+    """What there is to say beside scores: ``flipped``, ``resampled``, ``sheared``, ``partly_labelled`` cases."""
     return {
         "flipped": [
             {
@@ -199,6 +199,7 @@ def summary_of_notes(notes: Sequence[CaseNotes]) -> dict[str, Any]:
             {"case": note.case, "prediction": note.resampled} for note in notes if note.resampled is not None
         ],
         "sheared": [note.case for note in notes if note.sheared],
+        "partly_labelled": [note.case for note in notes if note.partly_labelled],
     }
 
 

@@ -128,7 +128,8 @@ def confusion(
 ) -> npt.NDArray[np.int64]:
     """Count voxels by their class in the reference (rows) and in the prediction (columns).
 
-    Arrays may differ in type and in memory order; they are read once, in parts of fixed size.
+    Arrays may differ in type and in memory order; they are read once, in parts of fixed size. Voxels that
+    the reference leaves unlabelled (``labels.ignore``) are not counted.
 
     Args:
         pred: Label values of the prediction, of any shape, such as (X, Y, Z).
@@ -138,7 +139,7 @@ def confusion(
         ref_where: The reference's file, for errors.
 
     Returns:
-        Shape (K, K), where K = ``len(labels)``. Its sum is the number of voxels.
+        Shape (K, K), where K = ``len(labels)``. Its sum is the number of voxels that count.
 
     Raises:
         GeometryError: The shapes differ.
@@ -158,7 +159,8 @@ def confusion(
     for array, where in ((pred, pred_where), (ref, ref_where)):
         if array.dtype.kind not in "buif":
             raise InputError(f"{array.dtype} values are no labels", where=where, fix="give whole numbers")
-    counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
+    predicted = labels.without_ignore
+    counts = np.zeros((len(labels) + (labels.ignore is not None), len(labels)), dtype=np.int64)
     of_bytes = np.zeros((_BYTES, _BYTES), dtype=np.int64)
     for pred_part, ref_part, lengths in _parts(pred, ref):
         pred_bytes, ref_bytes = _as_bytes(pred_part), _as_bytes(ref_part)
@@ -166,13 +168,13 @@ def confusion(
             _count_pairs(ref_bytes, pred_bytes, lengths, into=of_bytes)
             continue
         rows = labels.to_indices(ref_part, where=ref_where)
-        columns = labels.to_indices(pred_part, where=pred_where)
+        columns = predicted.to_indices(pred_part, where=pred_where)
         _count_pairs(rows, columns, lengths, into=counts)
     ref_values, pred_values = (np.flatnonzero(of_bytes.any(axis=axis)) for axis in (1, 0))
     rows = labels.to_indices(ref_values, where=ref_where)
-    columns = labels.to_indices(pred_values, where=pred_where)
+    columns = predicted.to_indices(pred_values, where=pred_where)
     counts[np.ix_(rows, columns)] += of_bytes[np.ix_(ref_values, pred_values)]
-    return counts
+    return counts[: len(labels)]
 
 
 def overlaps_of(counts: npt.NDArray[np.int64], labels: LabelScheme) -> tuple[Overlap, ...]:

@@ -213,7 +213,9 @@ def _class_indices(
             where=name,
             fix="resample it onto the image's grid",
         )
-    return labels.to_indices(first_channel(volume), where=name)
+    indices = labels.to_indices(first_channel(volume), where=name)
+    # What nobody has labelled is drawn as background.
+    return indices if labels.ignore is None else np.where(indices == labels.ignore_index, 0, indices)
 
 
 def _draw_panel(

@@ -54,6 +54,8 @@ class Plan(Part):
         preprocessing: Orientation, normalisation, spacing.
         patch_size: Voxels per axis that the network sees in training, and in a window.
         batch_size: Patches per step.
+        class_sampling: How often, relative to each other, patches are centred on each foreground class;
+            equally often if empty.
         network: What is built.
         reasons: For each decision, why.
     """
@@ -66,6 +68,7 @@ class Plan(Part):
     preprocessing: PreprocessingSpec
     patch_size: tuple[int, int, int]
     batch_size: int = Field(ge=1)
+    class_sampling: tuple[float, ...] = ()
     network: NetworkPlan
     reasons: dict[str, str]
 

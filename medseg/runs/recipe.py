@@ -135,6 +135,8 @@ class OptimizerChoice(Part):
         weight_decay: Decoupled for AdamW, L2 for SGD.
         warmup: Part of the training in which the learning rate rises.
         gradient_clip: Largest norm of the gradient.
+        averaging: How much of a moving average of the weights stays at each step, such as 0.999; the average
+            is what is validated and kept. 0: the weights themselves.
     """
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -142,6 +144,7 @@ class OptimizerChoice(Part):
     weight_decay: float = Field(default=1e-2, ge=0.0)
     warmup: float = Field(default=0.02, ge=0.0, lt=1.0)
     gradient_clip: float = Field(default=12.0, gt=0.0)
+    averaging: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
 class TrainingChoice(Part):
@@ -155,6 +158,12 @@ class TrainingChoice(Part):
         validate_every: Steps between validations, a multiple of ``checkpoint_every``.
         checkpoint_every: Steps between checkpoints, and the unit that ``--resume`` goes back to.
         precision: ``"auto"`` takes bfloat16 where the device computes in it, else single precision.
+        accumulate: Batches whose gradients make up one step: large batches in the memory of small ones.
+        checkpoint_activations: Keep few of the network's intermediate results for the gradient, and compute
+            the others again: less memory, a third more time.
+        compile: Let ``torch.compile`` fuse the network; it takes a C++ compiler, and minutes at the start.
+        recalibration_batches: Batches on which batch norms measure their statistics anew in the end; 0 keeps
+            what they gathered on the way.
     """
 
     max_steps: int = Field(default=25_000, ge=1)
@@ -164,6 +173,10 @@ class TrainingChoice(Part):
     validate_every: int = Field(default=250, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: int = Field(default=1, ge=1)
+    checkpoint_activations: bool = False
+    compile: bool = False
+    recalibration_batches: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _in_step(self) -> TrainingChoice:
@@ -236,8 +249,8 @@ class Recipe(Part):
     With ``pretrain`` it needs no labels, and learns an encoder instead of a segmentation: ``loss`` and
     ``training.foreground_fraction`` then have no say. ``init_encoder`` names the folder of a run, as seen
     from the current directory, whose encoder the network starts from; what that network's shape rests on
-    (spacing, normalisation, levels, features) is taken over from there. ``folds`` is 5 if left out, or what
-    the data set itself declares.
+    (spacing, normalisation, levels, features) is taken over from there. ``folds``, if left out, is what the
+    data set itself declares, or 5, or with fewer cases as many as there are.
 
     Example:
         >>> load_recipe("unet").network.name

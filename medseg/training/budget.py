@@ -14,37 +14,49 @@ _POWER = 0.9
 
 @dataclass(frozen=True)
 class Budget:
-    """Optimiser steps, minutes of training (validation included), or both; the first to run out ends it.
+    """Optimiser steps, minutes of training, or minutes of processors; the first to run out ends it.
 
-    With minutes, the learning rate follows the clock, and two runs differ; with steps alone, a training is a
-    function of its seed.
+    Minutes include validation. With minutes, the learning rate follows the clock, and two runs differ; with
+    steps alone, a training is a function of its seed.
 
     Attributes:
         max_steps: Optimiser steps.
         max_minutes: Wall-clock minutes, summed over resumed parts.
+        max_cpu_minutes: CPU minutes of the process and its workers, summed over resumed parts: what two
+            trainings can be compared by on a machine that does other work.
 
     Raises:
-        ConfigError: Neither is given, or one is not positive and finite.
+        ConfigError: None is given, or one is not positive and finite.
     """
 
     max_steps: int | None = None
     max_minutes: float | None = None
+    max_cpu_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_steps is None and self.max_minutes is None:
-            raise ConfigError("a training needs an end", fix="give --max-steps or --max-minutes")
+        if (self.max_steps, self.max_minutes, self.max_cpu_minutes) == (None, None, None):
+            raise ConfigError(
+                "a training needs an end", fix="give --max-steps, --max-minutes or --max-cpu-minutes"
+            )
         if self.max_steps is not None and self.max_steps < 1:
             raise ConfigError(
                 f"{self.max_steps} steps are no training", where="--max-steps", fix="use 1 or more"
             )
-        if self.max_minutes is not None and not 0.0 < self.max_minutes < math.inf:
-            raise ConfigError(
-                f"{self.max_minutes} minutes are no training",
-                where="--max-minutes",
-                fix="use a positive number",
-            )
+        for option, minutes in (
+            ("--max-minutes", self.max_minutes),
+            ("--max-cpu-minutes", self.max_cpu_minutes),
+        ):
+            if minutes is not None and not 0.0 < minutes < math.inf:
+                raise ConfigError(
+                    f"{minutes} minutes are no training", where=option, fix="use a positive number"
+                )
 
-    def progress(self, steps: float, minutes: float) -> float:
+    @property
+    def follows_the_clock(self) -> bool:
+        """Whether minutes of any kind have a say."""
+        return self.max_minutes is not None or self.max_cpu_minutes is not None
+
+    def progress(self, steps: float, minutes: float, cpu_minutes: float = 0.0) -> float:
         """How much of the budget is used, from 0 to 1.
 
         Example:
@@ -52,10 +64,13 @@ class Budget:
             0.5
         """
         parts = [0.0]
-        if self.max_steps is not None:
-            parts.append(steps / self.max_steps)
-        if self.max_minutes is not None:
-            parts.append(minutes / self.max_minutes)
+        for used, most in (
+            (steps, self.max_steps),
+            (minutes, self.max_minutes),
+            (cpu_minutes, self.max_cpu_minutes),
+        ):
+            if most is not None:
+                parts.append(used / most)
         return min(1.0, max(parts))
 
 

@@ -69,17 +69,26 @@ def read_labelled_case(case: Case, labels: LabelScheme, channels: int) -> tuple[
         channels: Channels that the image must have.
 
     Returns:
-        Image (C, X, Y, Z) and class indices (1, X, Y, Z), on one grid.
+        Image (C, X, Y, Z) and class indices (1, X, Y, Z), on one grid; the scheme's ``ignore_index`` where
+        nobody has labelled.
 
     Raises:
-        InputError: No label, another number of channels, NaN or infinite values, an undeclared label.
+        InputError: No label, another number of channels, NaN or infinite values, an undeclared label, no
+            labelled voxel.
         GeometryError: The label lies on another grid than the image.
     """
     if case.label is None:
         raise InputError("has no label", where=case.images[0], fix="add its label, or leave the case out")
     image = read_case(case, channels)
     label = _read_map(case.label, "a label map", image.grid, case.images[0])
-    return image, Volume(labels.to_indices(label.array, where=str(case.label)), image.grid)
+    indices = labels.to_indices(label.array, where=str(case.label))
+    if labels.ignore_index is not None and (indices == labels.ignore_index).all():
+        raise InputError(
+            f"holds no labelled voxel: all are {labels.ignore}, which is ignored",
+            where=case.label,
+            fix="label some of them, or leave the case out",
+        )
+    return image, Volume(indices, image.grid)
 
 
 def read_instance_map(case: Case, grid: Grid) -> Volume:
@@ -151,8 +160,9 @@ def _facts(
         image, label = read_labelled_case(case, dataset.labels, channels)
         if instances:
             read_instance_map(case, image.grid)
-        inside = label.array[0] > 0
-        counts = np.bincount(label.array.ravel(), minlength=len(dataset.labels))
+        classes = len(dataset.labels)
+        inside = (label.array[0] > 0) & (label.array[0] < classes)
+        counts = np.bincount(label.array.ravel(), minlength=classes)[:classes]  # without what is ignored
     else:
         image, counts = read_case(case, channels), np.zeros(0, dtype=np.int64)
         inside = _body(image, dataset.channel_names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Iterable
 from typing import Any
 
 import lightning
@@ -15,7 +15,9 @@ from torch import nn
 from medseg.inference import SlidingWindowInferer
 from medseg.metrics import confusion, overlaps_of
 from medseg.runs import Plan, Recipe
+from medseg.training.averaging import average_of, recalibrate_batch_norm
 from medseg.training.budget import Budget, learning_rate_factor
+from medseg.training.clock import Clock
 from medseg.training.patches import Patch
 
 __all__ = ["SegmentationModule", "TrainingModule"]
@@ -46,13 +48,14 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     def __init__(self, network: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int) -> None:
         super().__init__()
         self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        decay = recipe.optimizer.averaging
+        self.average = average_of(self.network, decay) if decay else None
         self.plan = plan
         self.recipe = recipe
         self.budget = budget
         self.seed = seed
-        self.minutes_before = 0.0
+        self.clock = Clock()
         self.steps_before = 0
-        self.started = time.monotonic()
         self.measured: dict[str, float | None] = {}
         self.validated_step = -1
         self.best_quality = -math.inf
@@ -76,9 +79,9 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         raise NotImplementedError
 
     @property
-    def minutes(self) -> float:
-        """Minutes of training so far, those before a resume included."""
-        return self.minutes_before + (time.monotonic() - self.started) / 60.0
+    def judged(self) -> nn.Module:
+        """What is validated and kept: the network, or the average of its weights."""
+        return self.network if self.average is None else self.average.module
 
     @property
     def step(self) -> int:
@@ -88,7 +91,13 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     @property
     def progress(self) -> float:
         """How much of the budget is used, from 0 to 1."""
-        return self.budget.progress(self.step, self.minutes)
+        return self._progress(self.step)
+
+    def _progress(self, step: float) -> float:
+        # Asking for CPU time takes longer than the others.
+        counts = self.budget.max_cpu_minutes is not None
+        cpu_minutes = self.clock.cpu_minutes if counts else 0.0
+        return self.budget.progress(step, self.clock.minutes, cpu_minutes)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The recipe's optimiser; biases and norms are not decayed."""
@@ -101,32 +110,51 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         ]
         optimizer: torch.optim.Optimizer
         if choice.name == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=choice.learning_rate, momentum=0.99, nesterov=True)
+            optimizer = torch.optim.SGD(
+                groups, lr=choice.learning_rate, momentum=0.99, nesterov=True, fused=True
+            )
         else:
-            optimizer = torch.optim.AdamW(groups, lr=choice.learning_rate)
+            optimizer = torch.optim.AdamW(groups, lr=choice.learning_rate, fused=True)
         if self._optimizer_state is not None:
             optimizer.load_state_dict(self._optimizer_state)
         return optimizer
 
     def on_train_start(self) -> None:
         """Start the clock: planning and preprocessing do not count."""
-        self.started = time.monotonic()
+        self.clock.start()
 
     def on_train_batch_start(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
-        """Seed by step and set the learning rate by progress: both are the same after a resume."""
-        torch.manual_seed((self.seed * _SEED_STRIDE + self.step) % 2**63)
+        """Seed by batch and set the learning rate by progress: both are the same after a resume."""
+        accumulate = self.recipe.training.accumulate
+        number = self.step * accumulate + batch_idx % accumulate
+        torch.manual_seed((self.seed * _SEED_STRIDE + number) % 2**63)
         # The step that begins counts as half done, so that no step has a rate of zero.
-        share = self.budget.progress(self.step + 0.5, self.minutes)
+        share = self._progress(self.step + 0.5)
         rate = self.recipe.optimizer.learning_rate * learning_rate_factor(share, self.recipe.optimizer.warmup)
         for group in self.optimizers().param_groups:
             group["lr"] = rate
+
+    def on_train_batch_end(self, outputs: Any, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
+        """Carry the average on, where a step was made."""
+        if self.average is not None and (batch_idx + 1) % self.recipe.training.accumulate == 0:
+            self.average.update_parameters(self.network)
+
+    def recalibrate(self, batches: Iterable[Patch]) -> None:
+        """Let the batch norms of what is kept measure their statistics anew."""
+        recalibrate_batch_norm(self.judged, (self._image(batch) for batch in batches))
+
+    def _image(self, batch: Patch) -> torch.Tensor:
+        image: torch.Tensor = batch["image"]
+        return image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
 
     def resume_state(self) -> dict[str, Any]:
         """Everything that ``restore`` needs: tensors, numbers and names alone."""
         return {
             "step": self.step,
-            "minutes": self.minutes,
+            "minutes": self.clock.minutes,
+            "cpu_minutes": self.clock.cpu_minutes,
             "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
             "validated_step": self.validated_step,
             "measured": dict(self.measured),
@@ -136,8 +164,11 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to where ``resume_state`` was called; before the training starts."""
         self.steps_before = state["step"]
-        self.minutes_before = state["minutes"]
+        self.clock.minutes_before = state["minutes"]
+        self.clock.cpu_minutes_before = state["cpu_minutes"]
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         self._optimizer_state = state["optimizer"]
         self.validated_step = state["validated_step"]
         self.measured = state["measured"]
@@ -162,6 +193,9 @@ class SegmentationModule(TrainingModule):
     ) -> None:
         super().__init__(network, plan, recipe, budget, seed)
         self.loss = loss
+        # Networks with heads on coarser levels give those to the loss as well.
+        scores_of: Any = getattr(self.network, "forward_deep", self.network)
+        self._scores_of = torch.compile(scores_of) if recipe.training.compile else scores_of
         self.inferer = SlidingWindowInferer(
             roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
         )
@@ -193,21 +227,19 @@ class SegmentationModule(TrainingModule):
 
     def training_step(self, batch: Patch, batch_idx: int) -> torch.Tensor:  # noqa: ARG002
         """One batch of patches to one loss."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        # Networks with heads on coarser levels give those to the loss as well.
-        scores_of = getattr(self.network, "forward_deep", self.network)
+        image = self._image(batch)
         weights = {"weight_map": batch["weight"]} if "weight" in batch else {}
-        loss: torch.Tensor = self.loss(scores_of(image), batch["label"], **weights)
+        loss: torch.Tensor = self.loss(self._scores_of(image), batch["label"], **weights)
         return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of the last validation."""
         self._case_dice = []
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
         """Segment one whole case on its network grid and count."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
-        scores = self.inferer(inputs=image, network=self.network)
+        image = self._image(batch)
+        scores = self.inferer(inputs=image, network=self.judged)
         labels = self.plan.labels
         predicted = labels.to_values(scores.argmax(dim=1)[0].cpu().numpy())
         reference = labels.to_values(batch["label"][0].cpu().numpy())

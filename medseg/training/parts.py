@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from medseg.errors import ConfigError
+from medseg.labels import LabelScheme
 from medseg.losses import DeepSupervisionLoss
 from medseg.networks import build_network
 from medseg.postprocessing import require_classes
@@ -25,15 +26,20 @@ __all__ = ["build_loss", "require_fitting_parts"]
 def build_loss(recipe: Recipe, plan: Plan) -> nn.Module:
     """The recipe's loss, of class scores that exclude each other and class indices.
 
-    Where it measures distances, it does so in the plan's millimetres, unless the recipe gives others.
+    Where it measures distances, it does so in the plan's millimetres, unless the recipe gives others. Voxels
+    that nobody has labelled do not count.
 
     Raises:
-        ConfigError: It has no such option, or a value does not suit it.
+        ConfigError: It has no such option, a value does not suit it, or it cannot leave voxels out and the
+            data set has unlabelled ones.
     """
     options: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
     if plan.preprocessing.spacing_mm is not None and "spacing_mm" in LOSSES.options(recipe.loss.name):
         options["spacing_mm"] = plan.preprocessing.spacing_mm
     options |= recipe.loss.options
+    if plan.labels.ignore_index is not None:
+        _require_ignoring(recipe, plan.labels)
+        options["ignore_index"] = plan.labels.ignore_index
     return DeepSupervisionLoss(LOSSES.build(recipe.loss.name, **options))
 
 
@@ -80,6 +86,16 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
         raise ConfigError(what, where=where, fix=cure or fix) from error
     if loss.ndim != 0:
         raise ConfigError(f"gives {loss.numel()} numbers, not one", where=where, fix=fix)
+
+
+def _require_ignoring(recipe: Recipe, labels: LabelScheme) -> None:
+    where, left_out = f"loss '{recipe.loss.name}'", f"the data set's unlabelled voxels ({labels.ignore})"
+    if "ignore_index" not in LOSSES.options(recipe.loss.name):
+        cure = "choose another, such as 'dice_ce'"
+        raise ConfigError(f"cannot leave out {left_out}", where=where, fix=cure)
+    if "ignore_index" in recipe.loss.options:
+        cure = "take ignore_index out of loss.options"
+        raise ConfigError(f"is told to ignore something else than {left_out}", where=where, fix=cure)
 
 
 def _require_weight_map(recipe: Recipe) -> None:

@@ -12,17 +12,18 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from medseg.runs import Plan, Recipe
+from medseg.training.arrays import StoredArray
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase
+from medseg.training.draws import Draw, PatchDraws, Stream, class_weights, random_generator
 from medseg.training.fingerprint import is_ct
+from medseg.training.waiting import WaitingLoader
 from medseg.transforms import Augmenter, augment_patch
 
 __all__ = ["EpochSampler", "Patch", "PatchDataset", "WholeCases", "patch_loader"]
-
-_ORDER, _PLACE = 1, 2  # streams of random numbers that must not meet
 
 
 class Patch(TypedDict):
@@ -39,26 +40,31 @@ class Patch(TypedDict):
     weight: NotRequired[torch.Tensor]
 
 
-def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, number)))
-
-
 class PatchDataset(Dataset[Patch]):
     """Patches by number, without end.
 
     Args:
         cases: The training cases, with labels, or all of them without; with weights, if the recipe asks for
             border weights.
-        plan: Patch size and labels.
+        plan: Patch size, labels, and how often patches are centred on each class.
         recipe: Augmentation, border weights and the part of patches centred on foreground.
         seed: Another seed gives other patches.
+
+    Raises:
+        ConfigError: The plan's ``class_sampling`` does not suit its classes.
     """
 
     def __init__(self, cases: Sequence[CachedCase], plan: Plan, recipe: Recipe, seed: int) -> None:
         self._cases = list(cases)
         self._patch = plan.patch_size
-        self._foreground_fraction = recipe.training.foreground_fraction
         self._seed = seed
+        self._points = np.array([case.class_points for case in self._cases])
+        self._draws = PatchDraws(
+            self._points > 0,
+            recipe.training.foreground_fraction,
+            class_weights(plan.class_sampling, len(plan.labels)),
+            seed,
+        )
         weights = border_weights_of(recipe, plan)
         self._weight_beyond = None if weights is None else weights.background
         self._augmenter = None
@@ -71,27 +77,24 @@ class PatchDataset(Dataset[Patch]):
                 ct_channels=[is_ct(name) for name in plan.channel_names],
                 spacing_mm=plan.preprocessing.spacing_mm,
             )
-        self._drawn_epoch, self._order = 0, self._draw_order(0)
 
     def __getitem__(self, number: int) -> Patch:
-        """Sample ``number``: in each pass over the cases, every case comes once."""
-        epoch, place = divmod(number, len(self._cases))
-        if epoch != self._drawn_epoch:
-            self._drawn_epoch, self._order = epoch, self._draw_order(epoch)
-        case = self._cases[int(self._order[place])]
-        generator = _generator(self._seed, _PLACE, number)
-        start = self._draw_start(case, generator)
-        draw = None if self._augmenter is None else self._augmenter.draw(generator)
-        margin = (0, 0, 0) if draw is None else draw.spatial.margin
+        """Sample ``number``; ``PatchDraws`` says of which case, and centred on what."""
+        draw = self._draws[number]
+        case = self._cases[draw.case]
+        generator = random_generator(self._seed, Stream.PLACE, number)
+        start = self._draw_start(case, draw, generator)
+        change = None if self._augmenter is None else self._augmenter.draw(generator)
+        margin = (0, 0, 0) if change is None else change.spatial.margin
         sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, margin))}
         if case.labelled:
-            label = _read_box(case.label[None], start, self._patch, margin)
+            label = _read_box(case.label, start, self._patch, margin)
             sample["label"] = torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
         if self._weight_beyond is not None:
-            weight = _read_box(case.weight[None], start, self._patch, margin, self._weight_beyond)
+            weight = _read_box(case.weight, start, self._patch, margin, self._weight_beyond)
             sample["weight"] = torch.from_numpy(weight)
-        if draw is not None:
-            sample = augment_patch(sample, draw)
+        if change is not None:
+            sample = augment_patch(sample, change)
         patch: Patch = {"image": sample["image"].contiguous()}
         if "label" in sample:
             patch["label"] = sample["label"].long()
@@ -99,42 +102,46 @@ class PatchDataset(Dataset[Patch]):
             patch["weight"] = sample["weight"].contiguous()
         return patch
 
-    def _draw_order(self, epoch: int) -> npt.NDArray[np.int64]:
-        return _generator(self._seed, _ORDER, epoch).permutation(len(self._cases))
-
-    def _draw_start(self, case: CachedCase, generator: np.random.Generator) -> list[int]:
-        shape = np.asarray(case.image.shape[1:])
-        centre = generator.integers(0, shape)
-        if case.labelled and len(case.foreground) and generator.random() < self._foreground_fraction:
-            classes = np.unique(case.foreground[:, 0])
-            chosen = case.foreground[case.foreground[:, 0] == generator.choice(classes)]
-            centre = chosen[generator.integers(len(chosen)), 1:]
+    def _draw_start(self, case: CachedCase, draw: Draw, generator: np.random.Generator) -> list[int]:
+        shape = case.image.shape[1:]
+        counts = self._points[draw.case]
+        if counts[draw.group]:
+            first = int(counts[: draw.group].sum())
+            centre = case.points[first + int(generator.integers(counts[draw.group]))]
+        else:
+            centre = generator.integers(0, shape)
         starts = []
         for middle, size, patch in zip(centre, shape, self._patch, strict=True):
             if size <= patch:
-                starts.append(-((patch - int(size)) // 2))
+                starts.append(-((patch - size) // 2))
             else:
                 starts.append(int(np.clip(middle - patch // 2, 0, size - patch)))
         return starts
 
 
 def _read_box(
-    array: npt.NDArray[Any],
+    array: StoredArray,
     start: Sequence[int],
     size: Sequence[int],
     margin: Sequence[int],
     beyond: float = 0.0,
 ) -> npt.NDArray[Any]:
-    """The box of ``size`` at ``start``, grown by ``margin``; ``beyond`` fills what lies outside the array."""
+    """The box of ``size`` at ``start``, grown by ``margin``; ``beyond`` fills what lies outside the array.
+
+    Of an array (C, X, Y, Z) or (X, Y, Z), with a channel for the latter, too.
+    """
+    leading, shape = array.shape[:-3], array.shape[-3:]
     grown = [length + 2 * edge for length, edge in zip(size, margin, strict=True)]
-    box = np.full((array.shape[0], *grown), beyond, dtype=array.dtype)
-    source, target = [slice(None)], [slice(None)]
-    for begin, edge, length, available in zip(start, margin, grown, array.shape[1:], strict=True):
+    source, outside = [], []
+    for begin, edge, length, available in zip(start, margin, grown, shape, strict=True):
         first = begin - edge
         low, high = max(first, 0), min(first + length, available)
         source.append(slice(low, high))
-        target.append(slice(low - first, high - first))
-    box[tuple(target)] = array[tuple(source)]
+        outside.append((low - first, first + length - high))
+    box = array[(*(slice(None) for _ in leading), *source)]
+    box = box.reshape(-1, *box.shape[-3:])
+    if any(map(any, outside)):
+        box = np.pad(box, [(0, 0), *outside], constant_values=beyond)
     return box
 
 
@@ -169,20 +176,22 @@ def patch_loader(
     steps_per_epoch: int,
     workers: int,
     steps_done: Callable[[], int],
-) -> DataLoader[Patch]:
-    """Batches of patches, ``steps_per_epoch`` of them an epoch.
+    accumulate: int = 1,
+) -> WaitingLoader[Patch]:
+    """Batches for ``steps_per_epoch`` optimiser steps an epoch; it knows how long it was waited for.
 
     Args:
         patches: The samples.
         batch_size: Samples a batch.
-        steps_per_epoch: Batches an epoch.
+        steps_per_epoch: Optimiser steps an epoch.
         workers: Processes that prepare patches; 0 prepares them in this one.
         steps_done: How many optimiser steps have been made; the samples go on from there.
+        accumulate: Batches a step.
     """
-    return DataLoader(
+    return WaitingLoader(
         patches,
         batch_size=batch_size,
-        sampler=EpochSampler(batch_size, steps_per_epoch, steps_done),
+        sampler=EpochSampler(batch_size * accumulate, steps_per_epoch, steps_done),
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers > 0 else None,
@@ -205,7 +214,7 @@ class WholeCases(Dataset[Patch]):
 
     def __getitem__(self, number: int) -> Patch:
         case = self._cases[number]
-        whole: Patch = {"image": torch.from_numpy(np.array(case.image))}
+        whole: Patch = {"image": torch.from_numpy(case.image[...])}
         if case.labelled:
-            whole["label"] = torch.from_numpy(np.array(case.label, dtype=np.int32))
+            whole["label"] = torch.from_numpy(case.label[...].astype(np.int32))
         return whole

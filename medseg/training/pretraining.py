@@ -99,7 +99,7 @@ class PretrainingModule(TrainingModule):
 
     def training_step(self, batch: Patch, batch_idx: int) -> Tensor:  # noqa: ARG002
         """One batch of patches to one loss."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        image = self._image(batch)
         if self.stages is not None:
             stage = self.stage
             self.stages.enter(stage)
@@ -116,11 +116,11 @@ class PretrainingModule(TrainingModule):
 
     def validation_step(self, batch: Patch, batch_idx: int) -> None:
         """Reconstruct one whole case on its network grid."""
-        image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
+        image = self._image(batch)
         with torch.random.fork_rng():
             torch.manual_seed(batch_idx)
             spoilt = self._spoilt(image)
-        made = self.inferer(inputs=spoilt, network=lambda windows: self.network(windows).images)
+        made = self.inferer(inputs=spoilt, network=lambda windows: self.judged(windows).images)
         self._case_errors.append(float((made - image).square().mean()))
 
     def on_validation_epoch_end(self) -> None:

@@ -28,10 +28,12 @@ from medseg.inference import Compute, choose_compute
 from medseg.networks import build_network
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
+from medseg.training.averaging import has_batch_norm
 from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.handover import EncoderSource, load_encoder, require_fitting_encoder
+from medseg.training.memory import checkpoint_activations
 from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
@@ -62,9 +64,12 @@ class TrainingOptions:
         workers: Processes that prepare patches; ``None`` chooses. Their number changes nothing, but 0, which
             prepares patches in this process: with its several threads some sums round otherwise.
         resume: Go on from the last checkpoint; a fold that is finished is left as it is.
+        deterministic: Let PyTorch use algorithms alone that give the same bits each time, on a GPU too, and
+            refuse what has none. Needs a budget of steps: the clock never runs twice alike.
 
     Raises:
-        ConfigError: A seed below 0 or above 32 bits, or a negative number of processes.
+        ConfigError: A seed below 0 or above 32 bits, a negative number of processes, or ``deterministic``
+            with a budget of minutes.
     """
 
     budget: Budget | None = None
@@ -72,8 +77,15 @@ class TrainingOptions:
     device: str = "auto"
     workers: int | None = None
     resume: bool = False
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
+        if self.deterministic and self.budget is not None and self.budget.follows_the_clock:
+            raise ConfigError(
+                "minutes are never the same twice, and the learning rate follows them",
+                where="--deterministic",
+                fix="end the training by --max-steps alone",
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"{self.seed} is no seed", where="--seed", fix="use 0 to 4294967295")
         if self.workers is not None and self.workers < 0:
@@ -121,6 +133,9 @@ def train(
     if recipe.pretrain is not None:
         dataset = dataset.without_labels()
     split = split_dataset(dataset, recipe.folds, recipe.split_seed)
+    if split.leaves_one_out:
+        count = len(split.folds)
+        progress.note(f"{count} cases: leave-one-out, {count} folds that each validate on one case")
     chosen = range(len(split.folds)) if folds is None else folds
     for fold in chosen:
         split.validation(fold)  # refuses a fold that does not exist
@@ -142,8 +157,10 @@ def train(
             shutil.rmtree(run.path, ignore_errors=True)
         raise
     for fold in unfinished:
-        start = starts.get(fold)
-        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start).train(
+        start, deterministic = starts.get(fold), options.deterministic
+        _Fold(
+            run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start, deterministic
+        ).train(
             [cases[name] for name in split.training(fold)],
             [cases[name] for name in split.validation(fold)],
         )
@@ -163,7 +180,9 @@ def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None
 
 
 def _what_repeats_it(dataset: Dataset, budget: Budget, options: TrainingOptions) -> dict[str, Any]:
-    return {"data": str(dataset.source.resolve()), "seed": options.seed, "budget": asdict(budget)}
+    return {"data": str(dataset.source.resolve()), "seed": options.seed, "budget": asdict(budget)} | (
+        {"deterministic": True} if options.deterministic else {}
+    )
 
 
 def _begin(run: RunFolder, recipe: Recipe, plan: Plan, split: Split, facts: dict[str, Any]) -> None:
@@ -250,6 +269,7 @@ class _Fold:
     workers: int
     progress: Progress
     start: Path | None
+    deterministic: bool
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
@@ -262,7 +282,7 @@ class _Fold:
         validation_loader = DataLoader(WholeCases(validation), batch_size=1)
         if folder.resume_state.is_file():
             module.restore(load_resume_state(folder.resume_state))
-        with _quiet_lightning(), _told_of_signals():
+        with _quiet_lightning(), _told_of_signals(), _deterministic(self.deterministic):
             trainer = self._trainer(folder, epochs_before=module.steps_before // checkpoint_every)
             loader = patch_loader(
                 patches,
@@ -270,9 +290,11 @@ class _Fold:
                 checkpoint_every,
                 self.workers,
                 steps_done=lambda: module.step,
+                accumulate=self.recipe.training.accumulate,
             )
             if module.progress < 1.0:
                 trainer.fit(module, loader, validation_loader)
+            self._recalibrate(module, patches)
             if module.validated_step != module.step:
                 trainer.validate(module, validation_loader, verbose=False)
         save_weights(module, folder.weights("last"))
@@ -280,7 +302,8 @@ class _Fold:
             {
                 "finished": _now(),
                 "steps": module.step,
-                "minutes": round(module.minutes, 3),
+                "minutes": round(module.clock.minutes, 3),
+                "cpu_minutes": round(module.clock.cpu_minutes, 3),
                 "precision": str(self.compute.dtype).removeprefix("torch."),
                 "device": self.compute.device.type,
                 **module.results(),
@@ -288,6 +311,16 @@ class _Fold:
             folder.finished_mark,
         )
         folder.resume_state.unlink(missing_ok=True)
+
+    def _recalibrate(self, module: TrainingModule, patches: PatchDataset) -> None:
+        """Measure batch norms on the patches that would come next; what was validated before is void."""
+        count, size = self.recipe.training.recalibration_batches, self.plan.batch_size
+        if not count or not has_batch_norm(module.judged):
+            return
+        first = module.step * size * self.recipe.training.accumulate
+        numbers = [list(range(first + n * size, first + (n + 1) * size)) for n in range(count)]
+        module.recalibrate(DataLoader(patches, batch_sampler=numbers, num_workers=0))
+        module.validated_step = -1
 
     def _module(self) -> TrainingModule:
         torch.manual_seed(self.seed)
@@ -301,6 +334,8 @@ class _Fold:
             avoid_faulty_gradients(autoencoder, patches, self.compute)
             return PretrainingModule(autoencoder, pretrain, self.plan, self.recipe, self.budget, self.seed)
         avoid_faulty_gradients(network, patches, self.compute)
+        if self.recipe.training.checkpoint_activations:
+            checkpoint_activations(network)
         loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
@@ -309,6 +344,7 @@ class _Fold:
         trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
             devices=[self.compute.device.index or 0] if self.compute.device.type == "cuda" else 1,
+            accumulate_grad_batches=training.accumulate,
             precision="bf16-mixed" if self.compute.dtype == torch.bfloat16 else "32-true",
             max_steps=-1,  # StopInTime ends it, by steps or minutes
             max_epochs=-1,
@@ -374,6 +410,21 @@ def _told_of_signals() -> Iterator[None]:
             signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from None
         raise
+
+
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    """PyTorch's switches, put back afterwards."""
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # asked for by CUDA's matrix products
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def _now() -> str:

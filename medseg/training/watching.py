@@ -40,7 +40,7 @@ PER_CENT = 100.0
 def save_weights(module: TrainingModule, path: Path) -> None:
     """Write the network's weights alone, atomically, in PyTorch's plain memory format."""
     weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in module.network.state_dict().items()
+        name: tensor.detach().cpu().contiguous() for name, tensor in module.judged.state_dict().items()
     }
     _save(weights, path)
 
@@ -102,6 +102,7 @@ class StepLog(Callback):  # type: ignore[misc]
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: list[list[float]] = []
+        self._losses: list[float] = []
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Drop the rows of steps that a resumed training makes again."""
@@ -117,9 +118,13 @@ class StepLog(Callback):  # type: ignore[misc]
         batch_idx: int,
     ) -> None:
         """Keep this step's numbers."""
-        del trainer, batch, batch_idx
+        del trainer, batch
+        self._losses.append(float(outputs["loss"]))  # Lightning has divided each by their number
+        if (batch_idx + 1) % pl_module.recipe.training.accumulate:
+            return
         rate = pl_module.optimizers().param_groups[0]["lr"]
-        self._rows.append([pl_module.step, float(outputs["loss"]), rate])
+        self._rows.append([pl_module.step, sum(self._losses), rate])
+        self._losses = []
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: TrainingModule) -> None:
         """Write what was kept."""
@@ -147,11 +152,11 @@ class ValidationLog(Callback):  # type: ignore[misc]
         """Write a row; keep the weights if they are the best."""
         step, columns = pl_module.step, pl_module.columns()
         header = ["step", "minutes", *columns]
-        row = [step, round(pl_module.minutes, 3), *columns.values()]
+        row = [step, round(pl_module.clock.minutes, 3), *columns.values()]
         drop_rows_after(self._fold.metrics, step - 1)  # a training killed at its very end validates anew
         append_rows(self._fold.metrics, header, [row])
         log_numbers(trainer, columns, step)
-        self._progress.note(f"step {step}, {pl_module.minutes:.1f} min: {pl_module.told()}")
+        self._progress.note(f"step {step}, {pl_module.clock.minutes:.1f} min: {pl_module.told()}")
         if pl_module.quality > pl_module.best_quality:
             pl_module.best_quality = pl_module.quality
             save_weights(pl_module, self._fold.weights("best"))

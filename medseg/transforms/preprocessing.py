@@ -242,10 +242,17 @@ def preprocess(
     """
     require_channels(image.channels, spec.channels)
     if label is None:
-        done = preprocessing_transforms(spec)({"image": image.to_metatensor()})
+        done = _transforms_for(image.grid, spec)({"image": image.to_metatensor()})
         return Volume.from_metatensor(done["image"])
     if difference := image.grid.difference(label.grid):
         raise GeometryError(f"image and label lie on different grids: {difference}")
     pair = {"image": image.to_metatensor(), "label": label.to_metatensor()}
-    done = preprocessing_transforms(spec, label_key="label")(pair)
+    done = _transforms_for(image.grid, spec, label_key="label")(pair)
     return Volume.from_metatensor(done["image"]), Volume.from_metatensor(done["label"])
+
+
+def _transforms_for(grid: Grid, spec: PreprocessingSpec, label_key: str | None = None) -> Compose:
+    """Those that change anything: turning a volume that lies right takes half the time of a small one."""
+    transforms = preprocessing_transforms(spec, label_key=label_key).transforms
+    lies_right = grid.axcodes == spec.axcodes
+    return Compose([step for step in transforms if not (lies_right and isinstance(step, Orientationd))])

@@ -18,6 +18,7 @@ from torch.nn import functional
 from medseg.errors import ConfigError
 from medseg.networks import build_network, network_names
 from medseg.networks.blocks import ContextModule
+from medseg.training.memory import checkpoint_activations
 
 SMALL: dict[str, dict[str, Any]] = {
     "deconvnet": {"features": (4, 6, 8)},
@@ -129,6 +130,21 @@ def test_every_parameter_has_a_gradient_before_and_after_a_step(name: str, dims:
         ]
         assert not without
         optimizer.step()
+
+
+@every_network
+def test_checkpointed_activations_change_no_score_gradient_or_statistic(name: str, dims: int) -> None:
+    plain = build(name, dims).double()
+    sparing = copy.deepcopy(plain)
+    assert checkpoint_activations(sparing)
+    for network in (plain, sparing):
+        torch.manual_seed(3)
+        training_loss(network, images(dims).double()).backward()
+    for (key, parameter), same in zip(plain.named_parameters(), sparing.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, same.grad, msg=key)
+    assert plain.state_dict().keys() == sparing.state_dict().keys()
+    for (key, buffer), same in zip(plain.named_buffers(), sparing.buffers(), strict=True):
+        assert torch.equal(buffer, same), key
 
 
 @every_network

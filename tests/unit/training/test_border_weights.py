@@ -15,13 +15,14 @@ from torch import nn
 from medseg.data import Dataset, load_dataset
 from medseg.data.phantoms import make_phantom
 from medseg.errors import ConfigError, GeometryError, InputError
-from medseg.files import read_json
+from medseg.files import read_json, write_json
 from medseg.geometry import Grid
 from medseg.io import read_volume, write_volume
 from medseg.progress import SilentProgress
 from medseg.registry import LOSSES, Entry
 from medseg.runs import Augmentation, Plan, Recipe
 from medseg.training import Budget, TrainingOptions, plan_from_dataset, train
+from medseg.training.arrays import write_array
 from medseg.training.border_weights import BorderWeights, border_weights_of
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.module import SegmentationModule
@@ -77,11 +78,10 @@ def test_components_are_weighted_on_the_network_grid(
     wanted = _with(recipe, **choice).model_copy(update={"spacing_mm": (1.5, 1.5, 3.0)})
     plan = plan_from_dataset(phantoms, wanted)
     for case in _prepared(phantoms, plan, wanted, tmp_path):
-        expected = border_weight_map_of_classes(case.label, (1.5, 1.5, 3.0), **choice)
+        expected = border_weight_map_of_classes(case.label[...], (1.5, 1.5, 3.0), **choice)
         np.testing.assert_allclose(case.weight, expected, rtol=1e-5)
         assert case.weight.dtype == np.float32
-        assert case.weight.max() > 2.0
-        assert not case.weight.flags.writeable
+        assert case.weight[...].max() > 2.0
 
 
 def test_instances_of_the_data_set_are_weighted_on_the_network_grid(
@@ -97,14 +97,14 @@ def test_instances_of_the_data_set_are_weighted_on_the_network_grid(
         ids = on_network_grid.array[0]
         assert len(np.unique(ids)) > 2
         expected = border_weight_map(
-            ids, on_network_grid.grid.spacing_mm, class_weights={4: 3.0}, classes=case.label
+            ids, on_network_grid.grid.spacing_mm, class_weights={4: 3.0}, classes=case.label[...]
         )
         np.testing.assert_array_equal(case.weight, expected)
         assert list(case.input_hashes) == ["image_0", "label", "instances"]
 
 
 def test_without_border_weights_there_is_no_map(cases: list[CachedCase]) -> None:
-    assert not (cases[0].folder / "weight.npy").exists()
+    assert not (cases[0].folder / "weight.b2nd").exists()
 
 
 def test_other_options_and_instances_are_prepared_anew(
@@ -180,10 +180,15 @@ def case_with_weights(tmp_path: Path) -> CachedCase:
     """Weights that are everywhere different, and an image that is the weights less 0.25."""
     rng = np.random.default_rng(0)
     weight = rng.uniform(0.0, 11.0, (22, 18, 6)).astype(np.float32)
-    np.save(tmp_path / "weight.npy", weight)
-    np.save(tmp_path / "image.npy", weight[None] - np.float32(0.25))
-    np.save(tmp_path / "label.npy", (weight > 5.0).astype(np.uint8))
-    np.save(tmp_path / "foreground.npy", np.zeros((0, 4), dtype=np.int32))
+    arrays = {
+        "weight": weight,
+        "image": weight[None] - np.float32(0.25),
+        "label": (weight > 5.0).astype(np.uint8),
+    }
+    hashes = {
+        name: write_array(array, tmp_path / f"{name}.b2nd", (8, 8, 8)) for name, array in arrays.items()
+    }
+    write_json({"inputs": {}, "arrays": hashes, "class_points": [0] * 5}, tmp_path / "case.json")
     return CachedCase("case", tmp_path)
 
 

@@ -22,10 +22,13 @@ def test_the_first_to_run_out_ends_it() -> None:
 def test_one_of_the_two_suffices() -> None:
     assert Budget(max_steps=4).progress(1, 1e9) == 0.25
     assert Budget(max_minutes=4).progress(10**9, 1) == 0.25
+    assert Budget(max_cpu_minutes=4).progress(10**9, 1e9, 1) == 0.25
 
 
 def test_a_training_without_end_is_refused() -> None:
-    with pytest.raises(ConfigError, match="a training needs an end; give --max-steps or --max-minutes"):
+    with pytest.raises(
+        ConfigError, match="a training needs an end; give --max-steps, --max-minutes or --max-cpu-minutes"
+    ):
         Budget()
 
 
@@ -39,6 +42,8 @@ def test_steps_are_positive(steps: int) -> None:
 def test_minutes_are_positive_and_finite(minutes: float) -> None:
     with pytest.raises(ConfigError, match="--max-minutes"):
         Budget(max_minutes=minutes)
+    with pytest.raises(ConfigError, match="--max-cpu-minutes"):
+        Budget(max_cpu_minutes=minutes)
 
 
 def test_the_learning_rate_rises_and_falls_as_computed_by_hand() -> None:

@@ -1,22 +1,34 @@
 from __future__ import annotations
 
 import errno
+import os
+import secrets
 import shutil
+import signal
+import threading
+import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
+import torch
 
 from medseg.data import Dataset, load_dataset
-from medseg.errors import GeometryError, ResourceError
-from medseg.files import sha256_of
+from medseg.errors import GeometryError, InputError, ResourceError
+from medseg.files import sha256_of, write_json
 from medseg.io import read_volume, write_volume
 from medseg.labels import LabelScheme
 from medseg.progress import SilentProgress
-from medseg.runs import Plan
+from medseg.runs import Plan, Recipe
+from medseg.runs.recipe import BorderWeightChoice, LossChoice
+from medseg.training import plan_from_dataset
 from medseg.training import cache as module
+from medseg.training.arrays import write_array
+from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase, prepare_cases
 from medseg.training.fingerprint import read_labelled_case
 from medseg.transforms import preprocess
@@ -45,19 +57,25 @@ def test_arrays_are_what_preprocessing_gives(phantoms: Dataset, plan: Plan, case
         np.testing.assert_array_equal(cached.label, label.array[0])
         assert cached.image.dtype == np.float32
         assert cached.label.dtype == np.uint8
-        assert not cached.image.flags.writeable
 
 
 def _spec_last(pair: tuple[Volume, Volume], plan: Plan) -> tuple[Volume, Any, Volume]:
     return pair[0], plan.preprocessing, pair[1]
 
 
+def _points_of(case: CachedCase, index: int) -> npt.NDArray[np.int32]:
+    first = sum(case.class_points[:index])
+    points: npt.NDArray[np.int32] = case.points[first : first + case.class_points[index]]
+    return points
+
+
 def test_foreground_points_lie_in_their_class(cases: list[CachedCase]) -> None:
     for case in cases:
         for index in range(1, 5):
-            points = case.foreground[case.foreground[:, 0] == index, 1:]
-            assert len(points) == (case.label == index).sum()  # few enough to keep them all
-            assert (case.label[tuple(points.T)] == index).all()
+            label, points = case.label[...], _points_of(case, index)
+            assert len(points) == (label == index).sum()  # few enough to keep them all
+            assert (label[tuple(points.T)] == index).all()
+        assert case.class_points[0] == 0
 
 
 def test_many_points_are_thinned_out_the_same_each_time(
@@ -65,10 +83,12 @@ def test_many_points_are_thinned_out_the_same_each_time(
 ) -> None:
     monkeypatch.setattr(module, "_POINTS_PER_CLASS", 5)
     (first,), (second,) = (_prepare(phantoms, plan, tmp_path / name, 1) for name in "ab")
-    np.testing.assert_array_equal(first.foreground, second.foreground)
-    assert np.bincount(first.foreground[:, 0]).max() == 5
-    assert len(np.unique(first.foreground, axis=0)) == len(first.foreground)
-    assert (first.label[tuple(first.foreground[:, 1:].T)] == first.foreground[:, 0]).all()
+    np.testing.assert_array_equal(first.points, second.points)
+    assert max(first.class_points) == 5
+    assert len(np.unique(first.points, axis=0)) == len(first.points)
+    label = first.label[...]
+    for index in range(1, 5):
+        assert (label[tuple(_points_of(first, index).T)] == index).all()
 
 
 def test_every_input_is_hashed(phantoms: Dataset, cases: list[CachedCase]) -> None:
@@ -104,8 +124,7 @@ def test_a_changed_file_is_prepared_anew(part: str, dataset: Dataset, plan: Plan
     assert other.folder == before[1].folder
     assert _inodes(other.folder) == inodes
     if part == "label":
-        assert cached.label[cached.label.shape[0] - 1, 0, 0] in (0, 1)
-        assert (cached.label == 1).sum() == (read_volume(path).array == 1).sum()
+        assert (cached.label[...] == 1).sum() == (read_volume(path).array == 1).sum()
 
 
 def test_another_preprocessing_or_scheme_is_prepared_anew(
@@ -123,7 +142,7 @@ def test_another_preprocessing_or_scheme_is_prepared_anew(
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), KeyboardInterrupt()])
-@pytest.mark.parametrize("moment", ["_save", "write_json"])
+@pytest.mark.parametrize("moment", ["write_array", "write_json"])
 def test_an_interrupted_case_is_not_there(
     error: BaseException,
     moment: str,
@@ -144,16 +163,16 @@ def test_an_interrupted_case_is_not_there(
         assert ": no space left on the disk" in str(caught.value)
     assert list((tmp_path / "cache").iterdir()) == []
     (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
-    assert cached.image.ndim == 4
+    assert len(cached.image.shape) == 4
 
 
 def test_what_a_killed_process_left_is_not_taken_for_a_case(
     dataset: Dataset, plan: Plan, tmp_path: Path
 ) -> None:
     (whole,) = _prepare(dataset, plan, tmp_path / "cache", 1)
-    expected = np.array(whole.image)
+    expected = whole.image[...]
     (whole.folder / "case.json").unlink()
-    (whole.folder / "image.npy").write_bytes(b"half")
+    (whole.folder / "image.b2nd").write_bytes(b"half")
     (cached,) = _prepare(dataset, plan, tmp_path / "cache", 1)
     np.testing.assert_array_equal(cached.image, expected)
 
@@ -175,12 +194,13 @@ def test_processes_that_prepare_a_case_at_once_make_one(
 
 
 def test_a_full_disk_keeps_its_reason(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal(100_000)
     resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            module._save(np.zeros(100_000), tmp_path / "array.npy")
+            write_array(noise, tmp_path / "array.b2nd", box=(1000,))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG
@@ -195,3 +215,184 @@ def test_a_case_that_has_gone_bad_is_refused(dataset: Dataset, plan: Plan, tmp_p
         _prepare(dataset, plan, tmp_path / "cache", 1)
     with pytest.raises(ValueError, match="has no label"):
         prepare_cases([replace(dataset.cases[1], label=None)], plan, tmp_path / "cache", SilentProgress())
+
+
+class _Notes(SilentProgress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "shorter", "gone", "description"])
+def test_a_damaged_case_is_made_anew_and_said_so(
+    damage: str, dataset: Dataset, plan: Plan, tmp_path: Path
+) -> None:
+    cases = _prepare(dataset, plan, tmp_path / "cache", 2)
+    expected, untouched = cases[0].image[...], _inodes(cases[1].folder)
+    path = cases[0].folder / "image.b2nd"
+    content = bytearray(path.read_bytes())
+    if damage == "gone":
+        path.unlink()
+    elif damage == "description":
+        write_json({"arrays": {"image": "0" * 64}}, cases[0].folder / "case.json")
+    else:
+        content[-100] ^= 0xFF
+        path.write_bytes(content if damage == "flipped" else content[:-100])
+    assert not cases[0].is_whole()
+    told = _Notes()
+    again = prepare_cases(dataset.cases[:2], plan, tmp_path / "cache", told)
+    assert told.notes == ["the preprocessed case mr_000 is damaged: it is made anew"]
+    assert again[0].is_whole()
+    np.testing.assert_array_equal(again[0].image, expected)
+    assert _inodes(again[1].folder) == untouched
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are killed in the middle of their work")
+@pytest.mark.parametrize("moment", ["array", "description", "rename", "end"])
+def test_what_a_kill_leaves_is_never_trusted_wrongly(
+    moment: str, dataset: Dataset, plan: Plan, tmp_path: Path
+) -> None:
+    child = os.fork()
+    if child == 0:  # dies in the middle of the second case
+        try:
+            torch.set_num_threads(1)
+            _kill_oneself(moment)
+            prepare_cases(dataset.cases[:2], plan, tmp_path / "cache", SilentProgress(), workers=1)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    left = list((tmp_path / "cache").iterdir())
+    assert any(path.name.startswith(".mr_001") for path in left) is (moment != "end")
+    cases = _prepare(dataset, plan, tmp_path / "cache", 2)
+    undisturbed = _prepare(dataset, plan, tmp_path / "other", 2)
+    for case, expected in zip(cases, undisturbed, strict=True):
+        assert case.is_whole()
+        for name in ("image", "label", "points"):
+            np.testing.assert_array_equal(getattr(case, name), getattr(expected, name))
+
+
+def _kill_oneself(moment: str) -> None:
+    """Let this process die by SIGKILL while it makes its second case."""
+    write_array, write_json, replace = module.write_array, module.write_json, Path.replace
+    calls = {"write_array": 0, "write_json": 0, "replace": 0}
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def array(values: Any, path: Path, box: Any) -> str:
+        calls["write_array"] += 1
+        if moment == "array" and calls["write_array"] == 5:
+            path.write_bytes(b"half")
+            die()
+        return write_array(values, path, box)
+
+    def description(value: Any, path: Path) -> None:
+        calls["write_json"] += 1
+        if moment == "description" and calls["write_json"] == 2:
+            die()
+        write_json(value, path)
+
+    def rename(path: Path, target: Path) -> Path:
+        ours = path.name.startswith(".mr_001") and path.is_dir()
+        if ours and moment == "rename":
+            die()
+        result = replace(path, target)
+        if ours:
+            die()
+        return result
+
+    module.write_array, module.write_json = array, description
+    Path.replace = rename  # type: ignore[method-assign]
+
+
+def test_a_worker_holds_one_case_at_a_time(
+    make_dataset: Callable[..., Dataset], recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    label = np.zeros((64, 64, 32), np.uint8)
+    label[20:40, 20:40, 10:20] = 1
+    images = [rng.normal(size=(1, *label.shape)).astype(np.float32) for _ in range(8)]
+    dataset = make_dataset(images, [label] * 8, names={"0": "background", "1": "one"})
+    plan = plan_from_dataset(dataset, recipe)
+    make, lock, now, most = module._network_arrays, threading.Lock(), 0, 0
+
+    def counted(*given: Any, **options: Any) -> Any:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        try:
+            return make(*given, **options)
+        finally:
+            with lock:
+                now -= 1
+
+    monkeypatch.setattr(module, "_network_arrays", counted)
+
+    def peak(count: int, workers: int) -> int:
+        tracemalloc.start()
+        try:
+            folder = tmp_path / secrets.token_hex(4)
+            prepare_cases(dataset.cases[:count], plan, folder, SilentProgress(), workers=workers)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1, 1)  # what is imported on the way
+    one = peak(1, 1)
+    assert one > images[0].nbytes
+    assert peak(8, 1) < one + 0.5 * images[0].nbytes
+    assert most == 1
+    assert peak(8, 2) < 2.0 * (one + 0.5 * images[0].nbytes)
+    assert most <= 2
+
+
+def test_the_number_of_workers_changes_nothing(phantoms: Dataset, plan: Plan, tmp_path: Path) -> None:
+    one, three = (
+        prepare_cases(phantoms.cases, plan, tmp_path / str(workers), SilentProgress(), workers=workers)
+        for workers in (1, 3)
+    )
+    for first, second in zip(one, three, strict=True):
+        assert first.folder.name == second.folder.name
+        for file in first.folder.iterdir():
+            assert file.read_bytes() == (second.folder / file.name).read_bytes()
+
+
+def test_voxels_that_nobody_has_labelled(
+    make_dataset: Callable[..., Dataset], recipe: Recipe, tmp_path: Path
+) -> None:
+    label = np.full((12, 10, 8), 9, np.uint8)  # scribbles
+    label[2, 2:8, 3], label[6, 2:8, 3], label[6, 5, 3] = 0, 1, 5
+    image = np.random.default_rng(0).normal(size=(1, *label.shape)).astype(np.float32)
+    names = {"0": "background", "1": "one", "5": "five", "9": "ignore"}
+    dataset = make_dataset([image] * 2, [label] * 2, names=names)
+    assert dataset.labels.ignore == 9
+    weighted = recipe.model_copy(update={"loss": LossChoice(border_weights=BorderWeightChoice(w0=0.0))})
+    plan = plan_from_dataset(dataset, weighted)
+    assert plan.fingerprint.class_voxels == (12, 10, 2)
+    (case, _) = prepare_cases(
+        dataset.cases, plan, tmp_path, SilentProgress(), border_weights_of(weighted, plan)
+    )
+    classes = case.label[...]
+    np.testing.assert_array_equal(np.unique(classes, return_counts=True)[1], [6, 5, 1, 948])
+    assert classes.max() == plan.labels.ignore_index == 3
+    np.testing.assert_array_equal(case.weight, classes != 3)
+    assert case.class_points == (12, 5, 1)
+    assert (classes[tuple(_points_of(case, 0).T)] != 3).all()
+    assert (classes[tuple(_points_of(case, 1).T)] == 1).all()
+    assert (classes[tuple(_points_of(case, 2).T)] == 2).all()
+
+
+def test_a_case_in_which_nobody_has_labelled_anything_is_refused(
+    make_dataset: Callable[..., Dataset], recipe: Recipe
+) -> None:
+    label = np.full((8, 8, 8), 9, np.uint8)
+    half = label.copy()
+    half[:4] = 1
+    images = [np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)] * 2
+    names = {"0": "background", "1": "one", "9": "ignore"}
+    dataset = make_dataset(images, [half, label], names=names)
+    with pytest.raises(InputError, match=r"case_1.nii: holds no labelled voxel: all are 9"):
+        plan_from_dataset(dataset, recipe)

@@ -106,6 +106,7 @@ def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
     state = {
         "step": 6,
         "minutes": 2.0,
+        "cpu_minutes": 3.0,
         "network": first.network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "validated_step": 4,
@@ -116,7 +117,8 @@ def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
     second.restore(state)
     assert (second.step, second.validated_step, second.best_quality, second.mean_dice) == (6, 4, 0.5, 0.25)
     assert second.progress == 0.6
-    assert second.minutes == pytest.approx(2.0, abs=0.1)
+    assert second.clock.minutes == pytest.approx(2.0, abs=0.1)
+    assert second.clock.cpu_minutes == pytest.approx(3.0, abs=0.1)
     assert torch.equal(second.network.weight, first.network.weight)  # type: ignore[arg-type]
     restored = second.configure_optimizers()
     (before, *_), (after, *_) = optimizer.state.values(), restored.state.values()

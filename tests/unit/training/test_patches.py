@@ -9,13 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from medseg.errors import ConfigError
+from medseg.files import write_json
 from medseg.labels import LabelScheme
 from medseg.runs import Augmentation, Plan, Recipe
-from medseg.training.cache import CachedCase, _foreground
+from medseg.training.arrays import StoredArray, write_array
+from medseg.training.cache import CachedCase, _points
 from medseg.training.patches import EpochSampler, PatchDataset, WholeCases, _read_box, patch_loader
 
 NOTHING = {name: 0.0 for name in Augmentation.model_fields if name.endswith("_probability")}
@@ -29,13 +32,24 @@ PLAIN = QUIET.model_copy(update={**NOTHING, "mirror": "none"})
 @pytest.fixture
 def make_case(tmp_path: Path) -> Callable[..., CachedCase]:
     def make(
-        image: npt.NDArray[Any], label: npt.NDArray[Any], name: str = "case", classes: int = 2
+        image: npt.NDArray[Any],
+        label: npt.NDArray[Any],
+        name: str = "case",
+        classes: int = 5,
+        ignore: int | None = None,
     ) -> CachedCase:
         folder = tmp_path / name
         folder.mkdir()
-        np.save(folder / "image.npy", image.astype(np.float32))
-        np.save(folder / "label.npy", label.astype(np.uint8))
-        np.save(folder / "foreground.npy", _foreground(label, classes, seed="0123456789abcdef"))
+        labels = LabelScheme.from_names({index: str(index) for index in range(1, classes)}, ignore)
+        points, class_points = _points(label, labels, seed="0123456789abcdef")
+        arrays = {"image": image.astype(np.float32), "label": label.astype(np.uint8), "points": points}
+        boxes = {"points": (4, 3)}
+        hashes = {
+            key: write_array(array, folder / f"{key}.b2nd", boxes.get(key, (8, 8, 8)))
+            for key, array in arrays.items()
+        }
+        description = {"inputs": {}, "arrays": hashes, "class_points": class_points}
+        write_json(description, folder / "case.json")
         return CachedCase(name, folder)
 
     return make
@@ -89,6 +103,7 @@ def test_workers_do_not_change_patches(workers: int, plan: Plan, cases: list[Cac
     loader = patch_loader(patches, 2, steps_per_epoch=3, workers=workers, steps_done=lambda: 4)
     batches = list(loader)
     assert len(batches) == len(loader) == 3
+    assert loader.waited_seconds > 0.0
     images = torch.cat([batch["image"] for batch in batches])
     labels = torch.cat([batch["label"] for batch in batches])
     for place, number in enumerate(range(8, 14)):
@@ -114,17 +129,19 @@ def test_patches_can_be_sent_to_processes_that_do_not_share_memory(
     assert all(len(pickle.dumps(case)) < 1000 for case in cases)  # no voxel travels with them
 
 
-def test_every_case_comes_once_per_pass(make_case: Callable[..., CachedCase], plan: Plan) -> None:
-    cases = [
-        make_case(np.full((1, 16, 16, 8), number + 1.0), np.ones((16, 16, 8), np.uint8), f"case_{number}")
-        for number in range(5)
-    ]
-    patches = _patches(cases, plan)
-    passes = [
-        [patches[5 * epoch + place]["image"].unique().item() for place in range(5)] for epoch in range(4)
-    ]
-    assert all(sorted(order) == [1.0, 2.0, 3.0, 4.0, 5.0] for order in passes)
-    assert len({tuple(order) for order in passes}) > 1
+def test_every_case_comes_once_per_pass_centred_or_not(
+    make_case: Callable[..., CachedCase], plan: Plan
+) -> None:
+    label = np.zeros((17, 17, 9), np.uint8)
+    label[8, 8, 4] = 1
+    cases = [make_case(np.full((1, 17, 17, 9), number + 1.0), label, f"case_{number}") for number in range(5)]
+    patches = _patches(cases, plan, patch_size=(1, 1, 1), fraction=0.5)
+    drawn = [patches[number]["image"].item() for number in range(40)]
+    for half in (drawn[0::2], drawn[1::2]):
+        passes = [half[start : start + 5] for start in range(0, 20, 5)]
+        assert all(sorted(order) == [1.0, 2.0, 3.0, 4.0, 5.0] for order in passes)
+        assert len({tuple(order) for order in passes}) > 1
+    assert all(patches[number]["label"].item() == 1 for number in range(1, 40, 2))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4, 1.0])
@@ -135,8 +152,8 @@ def test_so_many_patches_are_centred_on_foreground(
     label[30, 30, 30] = 1
     case = make_case(np.zeros((1, 60, 60, 60)), label)
     patches = _patches([case], plan, fraction=fraction, patch_size=(4, 4, 4))
-    centred = np.array([patches[number]["label"][0, 2, 2, 2].item() for number in range(400)])
-    assert centred.mean() == pytest.approx(fraction, abs=0.08)
+    centred = [patches[number]["label"][0, 2, 2, 2].item() for number in range(50)]
+    assert sum(centred) == pytest.approx(50 * fraction, abs=1)
 
 
 def test_rare_classes_are_centred_on_as_often_as_large_ones(
@@ -144,10 +161,47 @@ def test_rare_classes_are_centred_on_as_often_as_large_ones(
 ) -> None:
     label = np.ones((20, 20, 20), np.uint8)
     label[10, 10, 10] = 2
-    case = make_case(np.zeros((1, 20, 20, 20)), label, classes=3)
+    case = make_case(np.zeros((1, 20, 20, 20)), label)
     patches = _patches([case], plan, fraction=1.0, patch_size=(1, 1, 1))
     centres = [patches[number]["label"].item() for number in range(400)]
     assert np.mean(np.array(centres) == 2) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_class_that_one_case_of_many_holds_is_met(make_case: Callable[..., CachedCase], plan: Plan) -> None:
+    label = np.ones((6, 6, 6), np.uint8)
+    cases = [make_case(np.zeros((1, 6, 6, 6)), label, f"case_{number}") for number in range(9)]
+    rare = label.copy()
+    rare[3, 3, 3] = 2
+    cases.append(make_case(np.ones((1, 6, 6, 6)), rare, "rare"))
+    patches = _patches(cases, plan, fraction=1.0, patch_size=(1, 1, 1))
+    centres = np.array([patches[number]["label"].item() for number in range(300)])
+    assert np.mean(centres == 2) == pytest.approx(0.5, abs=0.1)
+
+
+def test_classes_are_drawn_by_the_plan_s_weights(make_case: Callable[..., CachedCase], plan: Plan) -> None:
+    label = np.arange(5, dtype=np.uint8).reshape(5, 1, 1).repeat(4, axis=1)
+    case = make_case(np.zeros((1, *label.shape)), label)
+    patches = _patches([case], plan, fraction=1.0, patch_size=(1, 1, 1), class_sampling=(3.0, 0.0, 1.0, 0.0))
+    centres = [patches[number]["label"].item() for number in range(400)]
+    shares = np.bincount(centres, minlength=5) / 400
+    np.testing.assert_allclose(shares, [0, 0.75, 0, 0.25, 0], atol=0.08)
+    with pytest.raises(ConfigError, match="no weights of 4 classes"):
+        _patches([case], plan, class_sampling=(1.0, 2.0))
+
+
+def test_patches_are_centred_where_someone_has_labelled(
+    make_case: Callable[..., CachedCase], plan: Plan
+) -> None:
+    label = np.full((40, 40, 40), 5, np.uint8)  # one past the last of five classes: not labelled
+    label[3, 4, 5], label[20, 21, 22], label[20, 21, 23] = 0, 2, 0
+    case = make_case(_positions(label.shape), label, ignore=9)
+    patches = _patches([case], plan, fraction=0.5, patch_size=(1, 1, 1))
+    drawn = [
+        (tuple(patches[n]["image"].ravel().int().tolist()), patches[n]["label"].item()) for n in range(60)
+    ]
+    centred, others = drawn[1::2], drawn[0::2]
+    assert set(centred) == {((21, 22, 23), 2)}
+    assert set(others) == {((21, 22, 23), 2), ((21, 22, 24), 0), ((4, 5, 6), 0)}
 
 
 def test_a_case_without_foreground_gives_patches_of_anywhere(
@@ -179,9 +233,9 @@ def test_a_smaller_volume_is_padded_with_zeros_on_both_sides(
     np.testing.assert_array_equal(patch["label"], expected > 0)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_boxes_are_read_as_from_a_padded_array(data: st.DataObject) -> None:
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_boxes_are_read_as_from_a_padded_array(data: st.DataObject, tmp_path: Path) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
     size = data.draw(st.tuples(*[st.integers(1, 8)] * 3))
     margin = data.draw(st.tuples(*[st.integers(0, 4)] * 3))
@@ -192,7 +246,8 @@ def test_boxes_are_read_as_from_a_padded_array(data: st.DataObject) -> None:
         slice(20 + first - edge, 20 + first + length + edge)
         for first, length, edge in zip(start, size, margin, strict=True)
     )
-    read = _read_box(array, start, size, margin)
+    write_array(array, tmp_path / "array.b2nd", size)
+    read = _read_box(StoredArray(tmp_path / "array.b2nd"), start, size, margin)
     np.testing.assert_array_equal(read, padded[(slice(None), *box)])
     assert read.dtype == array.dtype
 
@@ -216,7 +271,7 @@ def test_image_and_label_move_together(make_case: Callable[..., CachedCase], pla
         plan,
         QUIET.model_copy(update={"spatial_probability": 1.0, "mirror": "all"}),
         patch_size=(12, 12, 12),
-        labels=LabelScheme.from_names({1: "one"}),
+        labels=LabelScheme.from_names({index: str(index) for index in range(1, 61)}),
         channel_names=("MRI", "MRI"),
     )
     moved = 0

@@ -72,7 +72,7 @@ def test_a_run_holds_all_that_repeats_it(
     assert split.case_ids == tuple(case.id for case in phantoms.cases)
     manifest = run.manifest()
     assert manifest["seed"] == 4
-    assert manifest["budget"] == {"max_steps": STEPS, "max_minutes": None}
+    assert manifest["budget"] == {"max_steps": STEPS, "max_minutes": None, "max_cpu_minutes": None}
     assert manifest["data"] == str(phantoms.source.resolve())
     assert manifest["versions"]["torch"] == torch.__version__
     assert manifest["inputs_sha256"].keys() == set(split.case_ids)

@@ -85,8 +85,9 @@ class _Module(SimpleNamespace):
         state = {"step": 4, "network": network.state_dict()}
         defaults: dict[str, Any] = {
             "network": network,
+            "judged": network,
             "step": 4,
-            "minutes": 0.5,
+            "clock": SimpleNamespace(minutes=0.5),
             "progress": 0.4,
             "quality": 0.5,
             "columns": lambda: {"dice_liver": 0.5, "dice_spleen": None, "mean_dice": self.quality},
