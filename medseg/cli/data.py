@@ -137,8 +137,7 @@ def split(
     dataset: DatasetArgument,
     out: Annotated[Path, typer.Option("--out", help="The JSON file to write.")],
     folds: Annotated[
-        int | None,
-        typer.Option("--folds", help="By default as many as the datalist declares, or 5, or one a case."),
+        int | None, typer.Option("--folds", help="By default as many as the datalist declares, or 5, or one a case.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Another seed deals the cases differently.")] = 0,
     quiet: QuietOption = False,  # noqa: ARG001

@@ -62,9 +62,7 @@ def test_memory_need_not_be_contiguous(tmp_path: Path) -> None:
         ((4000, 3), (256, 3), (256, 3)),
     ],
 )
-def test_blocks_suit_what_is_read(
-    shape: tuple[int, ...], box: tuple[int, ...], blocks: tuple[int, ...]
-) -> None:
+def test_blocks_suit_what_is_read(shape: tuple[int, ...], box: tuple[int, ...], blocks: tuple[int, ...]) -> None:
     assert sorted(_blocks(shape, box)) == sorted(blocks)
     assert np.prod(_blocks(shape, box)) <= 2**16
 
