@@ -179,6 +179,26 @@ class LabelScheme:
         """Whether any class has a left/right partner."""
         return any(partner is not None for partner in self._partners)
 
+    @property
+    def sided(self) -> dict[int, str]:
+        """Index and name of each class that has a side by its name, whether or not it has a partner.
+
+        Example:
+            >>> LabelScheme.from_names({1: "left atrium", 2: "aorta"}).sided
+            {1: 'left atrium'}
+        """
+        return {i: name for i, name in enumerate(self.names) if _mirrored_name(name) is not None}
+
+    @property
+    def partners(self) -> tuple[int, ...]:
+        """For each class index, that of the same structure on the other side of the body, else itself.
+
+        Example:
+            >>> LabelScheme.from_names({1: "left lung", 2: "heart", 3: "right lung"}).partners
+            (0, 3, 2, 1)
+        """
+        return tuple(i if partner is None else partner for i, partner in enumerate(self._partners))
+
     def partner_index(self, index: int) -> int | None:
         """The index of the same structure on the other side of the body, found by name.
 

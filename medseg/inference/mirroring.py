@@ -32,8 +32,7 @@ def partner_permutation(labels: LabelScheme) -> tuple[int, ...]:
         >>> partner_permutation(LabelScheme.from_names({1: "left lung", 2: "heart", 3: "right lung"}))
         (0, 3, 2, 1)
     """
-    partners = (labels.partner_index(index) for index in range(len(labels)))
-    return tuple(index if partner is None else partner for index, partner in enumerate(partners))
+    return labels.partners
 
 
 def flips_of(axes: Iterable[int]) -> tuple[Flip, ...]:

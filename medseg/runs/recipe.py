@@ -19,6 +19,7 @@ from pydantic import (
 
 from medseg.errors import ConfigError
 from medseg.registry import LOSSES, NETWORKS, did_you_mean
+from medseg.runs.augmentation import Augmentation
 from medseg.runs.documents import load_yaml
 from medseg.runs.part import Part
 from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
@@ -144,45 +145,6 @@ class OptimizerChoice(Part):
     warmup: float = Field(default=0.02, ge=0.0, lt=1.0)
     gradient_clip: float = Field(default=12.0, gt=0.0)
     averaging: float = Field(default=0.0, ge=0.0, lt=1.0)
-
-
-class Augmentation(Part):
-    """Random changes to training patches; each is drawn with its own probability.
-
-    Attributes:
-        spatial_probability: Rotation and scaling together.
-        rotation_degrees: Largest rotation about each axis.
-        scale: Largest relative change of size.
-        mirror: Along which axes patches are flipped, each with probability 1/2: ``"left_right"``, since the
-            body is nearly symmetric that way alone, ``"all"`` or ``"none"``. Never along left/right if a
-            label has a side.
-        noise_probability: Gaussian noise.
-        noise_std: Largest standard deviation, in units of the normalised intensities.
-        blur_probability: Gaussian blur.
-        brightness_probability: Intensities times 1 +- ``brightness``.
-        brightness: Largest relative change.
-        gamma_probability: Gamma between ``gamma_range``.
-        gamma_range: Lowest and highest exponent.
-    """
-
-    spatial_probability: float = Field(default=0.5, ge=0.0, le=1.0)
-    rotation_degrees: float = Field(default=20.0, ge=0.0, le=180.0)
-    scale: float = Field(default=0.2, ge=0.0, lt=1.0)
-    mirror: Literal["left_right", "all", "none"] = "left_right"
-    noise_probability: float = Field(default=0.15, ge=0.0, le=1.0)
-    noise_std: float = Field(default=0.15, ge=0.0)
-    blur_probability: float = Field(default=0.1, ge=0.0, le=1.0)
-    brightness_probability: float = Field(default=0.2, ge=0.0, le=1.0)
-    brightness: float = Field(default=0.25, ge=0.0, lt=1.0)
-    gamma_probability: float = Field(default=0.2, ge=0.0, le=1.0)
-    gamma_range: tuple[PositiveFloat, PositiveFloat] = (0.7, 1.5)
-
-    @field_validator("gamma_range")
-    @classmethod
-    def _rising(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError("the lower end is above the upper one")
-        return value
 
 
 class TrainingChoice(Part):

@@ -18,6 +18,7 @@ from medseg.runs import Plan, Recipe
 from medseg.runs.recipe import PretrainChoice
 from medseg.training.border_weights import border_weights_of
 from medseg.training.pretraining import build_autoencoder
+from medseg.transforms import mirror_axes
 
 __all__ = ["build_loss", "require_fitting_parts"]
 
@@ -46,7 +47,8 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     """Prove that the network gives a score for each class and voxel of a patch, and the loss one number.
 
     Where the recipe asks for border weights, the loss must take them. In a pretraining, the autoencoder
-    around the network's encoder must give patches back instead. Networks are run on torch's ``meta`` device:
+    around the network's encoder must give patches back instead. Mirrored patches must be able to keep each
+    label on its side. Networks are run on torch's ``meta`` device:
     shapes alone, so it takes no memory and hardly any time.
 
     Raises:
@@ -54,6 +56,8 @@ def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:
     """
     if recipe.pretrain is None:
         require_classes(recipe.postprocess, plan.labels)
+    if recipe.augmentation is not None:
+        mirror_axes(recipe.augmentation, plan.preprocessing.axcodes, plan.labels)
     classes, where = len(plan.labels), f"network '{plan.network.name}'"
     fix = "correct network.options in the recipe"
     patch = (plan.batch_size, len(plan.channel_names), *plan.patch_size)

@@ -12,7 +12,6 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.data import get_track_meta, set_track_meta
 from torch.utils.data import Dataset, Sampler
 
 from medseg.runs import Plan, Recipe
@@ -20,8 +19,9 @@ from medseg.training.arrays import StoredArray
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase
 from medseg.training.draws import Draw, PatchDraws, Stream, class_weights, random_generator
+from medseg.training.fingerprint import is_ct
 from medseg.training.waiting import WaitingLoader
-from medseg.transforms import augmentation_margin, augmentation_transforms
+from medseg.transforms import Augmenter, augment_patch
 
 __all__ = ["EpochSampler", "Patch", "PatchDataset", "WholeCases", "patch_loader"]
 
@@ -57,8 +57,6 @@ class PatchDataset(Dataset[Patch]):
     def __init__(self, cases: Sequence[CachedCase], plan: Plan, recipe: Recipe, seed: int) -> None:
         self._cases = list(cases)
         self._patch = plan.patch_size
-        spacing_mm = plan.preprocessing.spacing_mm
-        self._margin = augmentation_margin(recipe.augmentation, plan.patch_size, spacing_mm)
         self._seed = seed
         self._points = np.array([case.class_points for case in self._cases])
         self._draws = PatchDraws(
@@ -69,16 +67,15 @@ class PatchDataset(Dataset[Patch]):
         )
         weights = border_weights_of(recipe, plan)
         self._weight_beyond = None if weights is None else weights.background
-        self._augment = None
+        self._augmenter = None
         if recipe.augmentation is not None:
-            self._augment = augmentation_transforms(
+            self._augmenter = Augmenter(
                 recipe.augmentation,
                 plan.patch_size,
                 axcodes=plan.preprocessing.axcodes,
                 labels=plan.labels,
-                spacing_mm=spacing_mm,
-                label_key="label" if self._cases[0].labelled else None,
-                weight_key=None if weights is None else "weight",
+                ct_channels=[is_ct(name) for name in plan.channel_names],
+                spacing_mm=plan.preprocessing.spacing_mm,
             )
 
     def __getitem__(self, number: int) -> Patch:
@@ -87,34 +84,23 @@ class PatchDataset(Dataset[Patch]):
         case = self._cases[draw.case]
         generator = random_generator(self._seed, Stream.PLACE, number)
         start = self._draw_start(case, draw, generator)
-        sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, self._margin))}
+        change = None if self._augmenter is None else self._augmenter.draw(generator)
+        margin = (0, 0, 0) if change is None else change.spatial.margin
+        sample = {"image": torch.from_numpy(_read_box(case.image, start, self._patch, margin))}
         if case.labelled:
-            label = _read_box(case.label, start, self._patch, self._margin)
-            sample["label"] = torch.from_numpy(label).float()
+            label = _read_box(case.label, start, self._patch, margin)
+            sample["label"] = torch.from_numpy(label if label.dtype == np.uint8 else label.astype(np.int32))
         if self._weight_beyond is not None:
-            weight = _read_box(case.weight, start, self._patch, self._margin, self._weight_beyond)
-            # Augmentation fills what it turns in with zeros, which here shall be the weight beyond the image.
-            sample["weight"] = torch.from_numpy(weight) - self._weight_beyond
-        sample = self._augmented(sample, int(generator.integers(2**32)))
+            weight = _read_box(case.weight, start, self._patch, margin, self._weight_beyond)
+            sample["weight"] = torch.from_numpy(weight)
+        if change is not None:
+            sample = augment_patch(sample, change)
         patch: Patch = {"image": sample["image"].contiguous()}
         if "label" in sample:
             patch["label"] = sample["label"].long()
-        if self._weight_beyond is not None:
-            patch["weight"] = sample["weight"] + self._weight_beyond
+        if "weight" in sample:
+            patch["weight"] = sample["weight"].contiguous()
         return patch
-
-    def _augmented(self, sample: dict[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
-        """The sample, read with a margin, changed as ``seed`` draws it and cut to the patch's size."""
-        if self._augment is None:
-            return sample
-        tracked = get_track_meta()
-        set_track_meta(False)  # patches have left their grid; following it costs more than the transforms
-        try:
-            self._augment.set_random_state(seed)
-            changed: dict[str, torch.Tensor] = self._augment(sample)
-        finally:
-            set_track_meta(tracked)
-        return changed
 
     def _draw_start(self, case: CachedCase, draw: Draw, generator: np.random.Generator) -> list[int]:
         shape = case.image.shape[1:]

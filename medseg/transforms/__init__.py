@@ -1,6 +1,14 @@
 """MONAI transforms: preprocessing, augmentation and the U-Net's border weights."""
 
-from medseg.transforms.augmentation import augmentation_margin, augmentation_transforms, mirror_axes
+from medseg.transforms.augmentation import (
+    Augmentd,
+    Augmenter,
+    PatchDraw,
+    augment_batch,
+    augment_patch,
+    augmentation_margin,
+    mirror_axes,
+)
 from medseg.transforms.border_weights import (
     BorderWeightMapd,
     border_weight_map,
@@ -17,11 +25,15 @@ from medseg.transforms.preprocessing import (
 from medseg.transforms.resampling import resample
 
 __all__ = [
+    "Augmentd",
+    "Augmenter",
     "BorderWeightMapd",
     "NormalizeChannelsd",
+    "PatchDraw",
     "ResampleToSpacingd",
+    "augment_batch",
+    "augment_patch",
     "augmentation_margin",
-    "augmentation_transforms",
     "border_weight_map",
     "border_weight_map_of_classes",
     "class_components",

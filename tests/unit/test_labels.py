@@ -232,7 +232,15 @@ def test_no_type_holds_everything() -> None:
 def test_partners(name: str, partner: str) -> None:
     scheme = scheme_of("liver", name, partner)
     assert [scheme.partner_index(index) for index in range(4)] == [None, None, 3, 2]
+    assert scheme.partners == (0, 1, 3, 2)
+    assert scheme.sided == {2: name, 3: partner}
     assert scheme.has_sides
+
+
+def test_a_side_without_a_partner_is_still_a_side() -> None:
+    scheme = scheme_of("left atrium", "aorta")
+    assert scheme.sided == {1: "left atrium"}
+    assert scheme.partners == (0, 1, 2)
 
 
 @pytest.mark.parametrize(

@@ -31,14 +31,8 @@ from medseg.training.patches import PatchDataset, patch_loader
 from medseg.transforms import border_weight_map, border_weight_map_of_classes, preprocess
 from medseg.volume import Volume
 
-QUIET = Augmentation(
-    spatial_probability=1.0,
-    mirror="all",
-    noise_probability=0.0,
-    blur_probability=0.0,
-    brightness_probability=0.0,
-    gamma_probability=0.0,
-)
+NOTHING = {name: 0.0 for name in Augmentation.model_fields if name.endswith("_probability")}
+QUIET = Augmentation(**{**NOTHING, "spatial_probability": 1.0, "elastic_probability": 0.5, "mirror": "all"})
 """Augmentation that moves voxels and leaves their values."""
 
 OPTIONS = TrainingOptions(Budget(max_steps=3), seed=4, device="cpu", workers=0)

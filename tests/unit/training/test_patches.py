@@ -21,12 +21,11 @@ from medseg.training.arrays import StoredArray, write_array
 from medseg.training.cache import CachedCase, _points
 from medseg.training.patches import EpochSampler, PatchDataset, WholeCases, _read_box, patch_loader
 
-QUIET = Augmentation(
-    noise_probability=0.0, blur_probability=0.0, brightness_probability=0.0, gamma_probability=0.0
-)
+NOTHING = {name: 0.0 for name in Augmentation.model_fields if name.endswith("_probability")}
+QUIET = Augmentation(**{**NOTHING, "spatial_probability": 0.5, "elastic_probability": 0.2})
 """Augmentation that moves voxels and leaves their values."""
 
-PLAIN = QUIET.model_copy(update={"spatial_probability": 0.0, "mirror": "none"})
+PLAIN = QUIET.model_copy(update={**NOTHING, "mirror": "none"})
 """Augmentation that draws nothing."""
 
 
@@ -273,6 +272,7 @@ def test_image_and_label_move_together(make_case: Callable[..., CachedCase], pla
         QUIET.model_copy(update={"spatial_probability": 1.0, "mirror": "all"}),
         patch_size=(12, 12, 12),
         labels=LabelScheme.from_names({index: str(index) for index in range(1, 61)}),
+        channel_names=("MRI", "MRI"),
     )
     moved = 0
     for number in range(20):
@@ -291,21 +291,30 @@ def test_labels_stay_class_indices(plan: Plan, cases: list[CachedCase]) -> None:
     assert values == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize(("sides", "mirrored"), [(True, False), (False, True)])
-def test_left_and_right_are_not_exchanged_where_a_label_has_a_side(
-    sides: bool, mirrored: bool, make_case: Callable[..., CachedCase], plan: Plan
+@pytest.mark.parametrize(
+    ("names", "sides", "mirrored"),
+    [
+        (("left kidney", "right kidney"), "never", False),
+        (("left kidney", "right kidney"), "auto", True),
+        (("left atrium", "aorta"), "auto", False),
+        (("liver", "spleen"), "never", True),
+    ],
+)
+def test_left_and_right_are_exchanged_in_image_and_label_or_in_neither(
+    names: tuple[str, str], sides: str, mirrored: bool, make_case: Callable[..., CachedCase], plan: Plan
 ) -> None:
-    labels = LabelScheme.from_names(
-        {1: "left kidney", 2: "right kidney"} if sides else {1: "liver", 2: "spleen"}
-    )
+    labels = LabelScheme.from_names(dict(enumerate(names, 1)))
     case = make_case(_positions((40, 40, 40)), np.ones((40, 40, 40), np.uint8), classes=3)
-    augmentation = QUIET.model_copy(update={"mirror": "all", "spatial_probability": 0.5})
-    patches = _patches([case], plan, augmentation, patch_size=(8, 8, 8), labels=labels)
+    augmentation = QUIET.model_copy(update={"mirror": "all", "mirror_sides": sides})
+    three = ("MRI",) * 3
+    patches = _patches([case], plan, augmentation, patch_size=(8, 8, 8), labels=labels, channel_names=three)
     flipped = np.zeros(3, dtype=bool)
     for number in range(40):
         image = patches[number]["image"].numpy()
         slopes = [np.median(np.diff(image[axis, 2:-2, 2:-2, 2:-2], axis=axis)) for axis in range(3)]
         flipped |= np.array(slopes) < 0
+        swapped = labels.has_sides and slopes[0] < 0
+        assert patches[number]["label"].max() == (2 if swapped else 1)
     assert flipped.tolist() == [mirrored, True, True]
 
 
