@@ -74,7 +74,7 @@ def test_large_cases_are_sampled_the_same_each_time(
 ) -> None:
     image = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
     dataset = make_dataset([image], [np.ones((20, 20, 20), np.uint8)])
-    monkeypatch.setattr(importlib.import_module("medseg.training.fingerprint"), "_SAMPLES_PER_CASE", 500)
+    monkeypatch.setattr(importlib.import_module("medseg.training.case_facts"), "SAMPLES_PER_CASE", 500)
     first, second = fingerprint(dataset), fingerprint(dataset)
     assert first == second
     (intensity,) = first.foreground_intensity
