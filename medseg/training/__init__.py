@@ -2,7 +2,8 @@
 
 from medseg.training.budget import Budget
 from medseg.training.fingerprint import fingerprint
+from medseg.training.plan_picture import draw_plan
 from medseg.training.planning import plan_from_dataset
 from medseg.training.train import TrainingOptions, train
 
-__all__ = ["Budget", "TrainingOptions", "fingerprint", "plan_from_dataset", "train"]
+__all__ = ["Budget", "TrainingOptions", "draw_plan", "fingerprint", "plan_from_dataset", "train"]

@@ -18,7 +18,7 @@ __all__ = ["LARGEST_BATCH", "SMALLEST_BATCH", "plan_patch"]
 SMALLEST_BATCH = 2
 LARGEST_BATCH = 4
 FEW_VOXELS = 32**3
-"""A step of fewer voxels costs little and has little for batch norm to average over: it takes more patches."""
+"""A step of fewer voxels costs little, and has little for batch norm to average over: it takes more."""
 
 SMALLEST_SIDE = 16
 """Voxels along an axis below which no patch is cut: it would show nothing of what is around a structure."""
@@ -100,7 +100,7 @@ def _largest(
             raise ConfigError(
                 f"training.memory_gb {recipe.training.memory_gb:g} does not hold {batch} patches of {patch}, "
                 f"which take {format_bytes(needed)}",
-                fix=f"give {math.ceil(needed / _BYTES_PER_GB)}, or a narrower network by network.base_features",
+                fix=f"give {math.ceil(needed / _BYTES_PER_GB)}, or a smaller network.base_features",
             )
         longest = int(np.argmax(np.where(can_shrink, wanted * spacing, 0.0)))
         wanted[longest] = patch[longest] - topology.divisor[longest]
