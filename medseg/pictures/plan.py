@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.components import bounding_box
 from medseg.errors import ConfigError
 from medseg.files import atomic_path
 from medseg.geometry import Grid
@@ -248,8 +249,8 @@ def _draw_patch(part: Figure, plan: Plan, example: PlanExample) -> None:
 
 def _start(label: npt.NDArray[Any], patch: Sequence[int], shape: Sequence[int]) -> tuple[int, ...]:
     """Where a patch about the structures begins; it stays within the image where that is larger."""
-    inside = np.argwhere(label != 0)
-    centre = (inside.min(axis=0) + inside.max(axis=0) + 1) // 2 if len(inside) else np.asarray(shape) // 2
+    box = bounding_box(label != 0)
+    centre = [size // 2 for size in shape] if box is None else [(part.start + part.stop) // 2 for part in box]
     return tuple(
         -((side - size) // 2) if size <= side else int(np.clip(middle - side // 2, 0, size - side))
         for middle, side, size in zip(centre, patch, shape, strict=True)
