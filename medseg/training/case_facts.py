@@ -82,16 +82,16 @@ def facts_of(
     counts = np.zeros(0, np.int64)
     components: tuple[npt.NDArray[np.float64], ...] = ()
     if label is not None:
-        counts = np.bincount(label.array.ravel(), minlength=classes)
+        # Plane by plane, since bincount makes eight bytes of each voxel.
+        counts = np.sum([np.bincount(plane.ravel(), minlength=classes) for plane in label.array[0]], axis=0)
         components = _component_volumes_ml(label, classes)
-    flat = image.array.reshape(image.channels, -1)
     return CaseFacts(
         grid=image.grid.reoriented(axcodes),
         class_voxels=counts,
         component_ml=components,
         foreground=_samples(image.array[:, inside], np.random.default_rng(number)),
-        whole=_samples(flat, np.random.default_rng([number, _WHOLE])),
-        constants=tuple(_constant(channel) for channel in flat),
+        whole=_anywhere(image, np.random.default_rng([number, _WHOLE])),
+        constants=tuple(_constant(channel) for channel in image.array),
     )
 
 
@@ -107,6 +107,13 @@ def _samples(voxels: npt.NDArray[np.generic], generator: np.random.Generator) ->
     if voxels.shape[1] > SAMPLES_PER_CASE:
         voxels = voxels[:, generator.choice(voxels.shape[1], SAMPLES_PER_CASE, replace=False)]
     return voxels.astype(np.float32)
+
+
+def _anywhere(image: Volume, generator: np.random.Generator) -> npt.NDArray[np.float32]:
+    chosen = min(image.grid.voxel_count, SAMPLES_PER_CASE)
+    places = generator.choice(image.grid.voxel_count, chosen, replace=False)
+    across, along, up = np.unravel_index(places, image.grid.shape)
+    return np.asarray(image.array[:, across, along, up], dtype=np.float32)
 
 
 def _constant(channel: npt.NDArray[np.generic]) -> ConstantValue:
