@@ -22,18 +22,22 @@ def command(
 ) -> None:
     """Read a training set, decide spacing, normalisation, patch and network, and say why.
 
+    Beside the plan goes a picture of the data and of the patch, plan.png.
+
     Example: medseg plan --data Task04_Hippocampus --out plan.json
     """
     from medseg.data import load_dataset
     from medseg.runs import load_recipe
     from medseg.runs.documents import save_json
-    from medseg.training import plan_from_dataset
+    from medseg.training import draw_plan, plan_from_dataset
 
     chosen = load_recipe(recipe)
     with bars() as progress:
         dataset = load_dataset(data, labelled=chosen.pretrain is None)
         plan = plan_from_dataset(dataset, chosen, progress)
     save_json(plan, out)
+    picture = out.with_suffix(".png")
+    drawn = draw_plan(plan, dataset, picture)
     if as_json:
         print(plan.model_dump_json(indent=2))
         return
@@ -50,9 +54,19 @@ def command(
         ["batch", str(plan.batch_size), plan.reasons.get("batch_size", "given by the recipe")],
         ["network", plan.network.name, plan.reasons["network"]],
     ]
+    if plan.class_sampling:
+        rows.append(["classes", _shares(plan.class_sampling), plan.reasons["class_sampling"]])
+    if plan.inference_mode is not None:
+        rows.append(["inference", plan.inference_mode, plan.reasons["inference_mode"]])
     print_table(f"Plan for {plan.dataset}", ["", "decision", "why"], rows, text_columns=(0, 2))
-    status(f"Written to {out}")
+    written = f"{out} and {picture}" if drawn else f"{out}; pip install 'medseg[report]' for a picture"
+    status(f"Written to {written}")
 
 
 def _times(values: tuple[float, ...]) -> str:
     return " x ".join(f"{value:.4g}" for value in values)
+
+
+def _shares(values: tuple[float, ...]) -> str:
+    low, high = (f"{value:.3g}" for value in (min(values), max(values)))
+    return f"{low} each" if low == high else f"{low} to {high}"

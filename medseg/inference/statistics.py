@@ -63,7 +63,9 @@ def image_statistics(
                 continue  # the error counts all of them, but no statistics are wanted any more
             for channel, spread in enumerate(spreads):
                 if spread is not None:
-                    spreads[channel] = spread.merged(spread_of(single_precision(slab[channel])))
+                    background = spec.normalization[channel].background
+                    part = spread_of(single_precision(slab[channel]), background)
+                    spreads[channel] = spread.merged(part)
     finite.require_finite(where)
     return tuple(spreads)
 

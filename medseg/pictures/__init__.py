@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from medseg.pictures.overlay import overlay
+from medseg.pictures.plan import PlanExample, plan_picture
 
-__all__ = ["overlay"]
+__all__ = ["PlanExample", "overlay", "plan_picture"]

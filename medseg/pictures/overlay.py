@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["overlay"]
+__all__ = ["colours_of", "matplotlib_figure", "overlay"]
 
 _DPI = 120
 _BACKGROUND = "#101418"
@@ -90,7 +90,7 @@ def overlay(
     """
     if Path(path).suffix.lower() != ".png":
         raise ConfigError("is no .png file", where=path, fix="give the picture a name that ends in .png")
-    figure_class = _matplotlib_figure()
+    figure_class = matplotlib_figure()
     ground = image or reference or prediction
     if ground is None:
         raise ConfigError("there is nothing to draw", where=path, fix="give an image or a label map")
@@ -191,7 +191,12 @@ def _shape_of_panel(plane: Plane, grid: Grid) -> float:
     return float(np.clip(width_mm / height_mm, 0.5, 1.8))
 
 
-def _matplotlib_figure() -> type[Figure]:
+def matplotlib_figure() -> type[Figure]:
+    """Matplotlib's figure, which draws without a screen.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -237,7 +242,7 @@ def _draw_panel(
     axes.set_facecolor("black")
     axes.imshow(grey, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bilinear")
     if row.fill is not None:
-        axes.imshow(_colours(plane.cut(row.fill, index), labels), extent=extent, interpolation="nearest")
+        axes.imshow(colours_of(plane.cut(row.fill, index), labels), extent=extent, interpolation="nearest")
     if row.outline is not None:
         _draw_outlines(axes, plane.cut(row.outline, index), extent, labels)
     axes.set(xlim=(0.0, width_mm), ylim=(0.0, height_mm), xticks=[], yticks=[], aspect="equal")
@@ -248,7 +253,7 @@ def _draw_panel(
         text.set(ha=horizontal, va=vertical, path_effects=[withStroke(linewidth=2.0, foreground="black")])
 
 
-def _colours(indices: npt.NDArray[Any], labels: LabelScheme) -> npt.NDArray[np.float64]:
+def colours_of(indices: npt.NDArray[Any], labels: LabelScheme) -> npt.NDArray[np.float64]:
     """Class indices (rows, columns) to red, green, blue and opacity, (rows, columns, 4)."""
     table = np.array([(*entry.color, 255 * _FILL) for entry in labels.classes]) / 255.0
     table[0] = 0.0

@@ -1,7 +1,8 @@
 """Recipes, plans and run folders: pure data."""
 
+from medseg.runs.fingerprint import Fingerprint
 from medseg.runs.folder import FoldFolder, RunFolder, software_versions
-from medseg.runs.plan import Fingerprint, NetworkPlan, Plan
+from medseg.runs.plan import NetworkPlan, Plan
 from medseg.runs.preprocessing import Normalization, PreprocessingSpec
 from medseg.runs.recipe import Augmentation, Recipe, load_recipe, recipe_names
 

@@ -2,37 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from medseg.labels import LabelScheme
+from medseg.runs.fingerprint import Fingerprint
 from medseg.runs.part import Part
 from medseg.runs.preprocessing import PreprocessingSpec
 
-__all__ = ["Fingerprint", "NetworkPlan", "Plan"]
-
-
-class Fingerprint(Part):
-    """What the training data is like, on grids oriented as the network sees them.
-
-    Attributes:
-        cases: Number of training cases.
-        median_shape: Median number of voxels per axis.
-        largest_shape: Largest number of voxels per axis.
-        median_spacing_mm: Median spacing per axis.
-        foreground_intensity: Per channel: percentiles 0.5 and 99.5, mean and standard deviation of the
-            intensities within labelled structures; without labels, within the body where a channel is CT,
-            else within the whole image.
-        class_voxels: Number of voxels of each class, background first; empty without labels.
-    """
-
-    cases: int
-    median_shape: tuple[int, int, int]
-    largest_shape: tuple[int, int, int]
-    median_spacing_mm: tuple[float, float, float]
-    foreground_intensity: tuple[dict[str, float], ...]
-    class_voxels: tuple[int, ...]
+__all__ = ["NetworkPlan", "Plan"]
 
 
 class NetworkPlan(Part):
@@ -57,6 +37,10 @@ class Plan(Part):
         class_sampling: How often, relative to each other, patches are centred on each foreground class;
             equally often if empty.
         network: What is built.
+        class_sampling: For each class but the background, how often a patch that shall show a structure is
+            to show this one; they sum to 1. Empty: all alike.
+        inference_mode: How images are best segmented, as far as the network's layers tell; ``None`` where
+            nothing is segmented. The recipe's ``inference.mode`` goes before it.
         reasons: For each decision, why.
     """
 
@@ -70,10 +54,16 @@ class Plan(Part):
     batch_size: int = Field(ge=1)
     class_sampling: tuple[float, ...] = ()
     network: NetworkPlan
+    class_sampling: tuple[Annotated[float, Field(ge=0.0)], ...] = ()
+    inference_mode: Literal["streaming", "sliding-window", "overlap-tile"] | None = None
     reasons: dict[str, str]
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
         if self.preprocessing.channels != len(self.channel_names):
             raise ValueError("preprocessing and channel_names differ in the number of channels")
+        if self.class_sampling and len(self.class_sampling) != len(self.labels.foreground):
+            raise ValueError("class_sampling has not one number for each class but the background")
+        if self.class_sampling and not math.isclose(sum(self.class_sampling), 1.0, abs_tol=1e-6):
+            raise ValueError("class_sampling does not sum to 1")
         return self

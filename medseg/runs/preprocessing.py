@@ -19,13 +19,16 @@ class Normalization(BaseModel):
     """How the intensities of one channel are brought to a common scale.
 
     Attributes:
-        scheme: ``"zscore"``: mean 0 and standard deviation 1 over the image. ``"clip_zscore"``: clipped to
-            ``lower`` and ``upper``, then ``mean`` subtracted and divided by ``std``, all four known from the
-            training data, as suits CT. ``"none"``: left as stored.
+        scheme: ``"zscore"``: mean 0 and standard deviation 1 over the image, or with ``background`` over the
+            body. ``"clip_zscore"``: clipped to ``lower`` and ``upper``, then ``mean`` subtracted and divided
+            by ``std``, all four known from the training data, as suits CT. ``"none"``: left as stored.
         lower: Lowest intensity kept, in stored units.
         upper: Highest intensity kept, in stored units.
         mean: Subtracted, in stored units.
         std: Divided by, in stored units.
+        background: With ``"zscore"``: voxels of exactly this stored value are no part of the body, as in
+            skull-stripped images. They have no say in mean and deviation, and are shifted and scaled like
+            all others. In an image whose other voxels are all alike, they count.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -35,6 +38,7 @@ class Normalization(BaseModel):
     upper: float | None = None
     mean: float | None = None
     std: float | None = Field(default=None, gt=0.0)
+    background: float | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Normalization:
@@ -46,6 +50,8 @@ class Normalization(BaseModel):
                 raise ValueError("lower must be below upper")
         elif any(number is not None for number in numbers):
             raise ValueError(f"{self.scheme} takes no numbers")
+        if self.background is not None and self.scheme != "zscore":
+            raise ValueError(f"{self.scheme} takes no background")
         return self
 
 

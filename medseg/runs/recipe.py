@@ -154,6 +154,8 @@ class TrainingChoice(Part):
         max_steps: Optimiser steps, where neither ``--max-steps`` nor ``--max-minutes`` says otherwise.
         patch_size: Voxels per axis; the plan decides if left out.
         batch_size: Patches per step; the plan decides if left out.
+        memory_gb: What a step may take, in single precision, as the plan estimates it (10^9 bytes); the plan
+            cuts patches to it. It does not follow the machine, so that a plan is the same on each.
         foreground_fraction: Part of the patches that are centred on a voxel of a random foreground class.
         validate_every: Steps between validations, a multiple of ``checkpoint_every``.
         checkpoint_every: Steps between checkpoints, and the unit that ``--resume`` goes back to.
@@ -169,6 +171,7 @@ class TrainingChoice(Part):
     max_steps: int = Field(default=25_000, ge=1)
     patch_size: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None
     batch_size: int | None = Field(default=None, ge=1)
+    memory_gb: float = Field(default=11.0, gt=0.0)
     foreground_fraction: float = Field(default=0.5, ge=0.0, le=1.0)
     validate_every: int = Field(default=250, ge=1)
     checkpoint_every: int = Field(default=50, ge=1)

@@ -3,7 +3,16 @@
 from medseg.training.budget import Budget
 from medseg.training.distributed import is_first_process
 from medseg.training.fingerprint import fingerprint
+from medseg.training.plan_picture import draw_plan
 from medseg.training.planning import plan_from_dataset
 from medseg.training.train import TrainingOptions, train
 
-__all__ = ["Budget", "TrainingOptions", "fingerprint", "is_first_process", "plan_from_dataset", "train"]
+__all__ = [
+    "Budget",
+    "TrainingOptions",
+    "draw_plan",
+    "fingerprint",
+    "is_first_process",
+    "plan_from_dataset",
+    "train",
+]

@@ -51,7 +51,7 @@ def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Top
 
     An axis is halved while it keeps ``SMALLEST_GRID`` voxels and its voxels are not much longer than those
     of the finest axis that can still be halved. A kernel reaches across an axis under the same condition on
-    spacing. There are two levels at least.
+    spacing, and never across a single slice. There are two levels at least.
 
     Args:
         patch_size: Voxels per axis.
@@ -62,6 +62,7 @@ def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Top
         ((2, 2, 1), (2, 2, 1), (2, 2, 2), (2, 2, 2))
     """
     size, spacing = np.asarray(patch_size, dtype=float), np.asarray(spacing_mm, dtype=float)
+    has_neighbours = size > 1 if (size > 1).any() else size > 0
     strides: list[Triple] = []
     kernels: list[Triple] = []
     counts = np.ones(3, dtype=bool)
@@ -70,7 +71,7 @@ def plan_topology(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> Top
         # An axis of few voxels keeps its spacing, and the others shall not wait for it.
         counts = can_be_halved if can_be_halved.any() else counts
         near = spacing < ANISOTROPY * spacing[counts].min() * (1 - 1e-6)
-        kernels.append(_triple(np.where(near, 3, 1)))
+        kernels.append(_triple(np.where(near & has_neighbours, 3, 1)))
         halved = near & can_be_halved
         if not strides and not halved.any():
             halved = near & (size == size[near].max())  # the fewest levels; the patch is padded for them
@@ -120,7 +121,9 @@ def plan_network(
         "in_channels": len(dataset.channel_names),
         "out_channels": len(dataset.labels),
     } | {option: value for option, value in shape.items() if option in named}
-    reasons["network"] = _why(levels) if "strides" in named else "every layer keeps the grid: nothing to plan"
+    reasons["network"] = "every layer keeps the grid: nothing to plan"
+    if "strides" in named:
+        reasons["network"] = _why(topology)
     return NetworkPlan(name=name, options=planned | given)
 
 
@@ -150,8 +153,14 @@ def _require_fitting_widths(recipe: Recipe, named: Any, levels: int) -> None:
         )
 
 
-def _why(levels: int) -> str:
-    return (
+def _why(topology: Topology) -> str:
+    levels = len(topology.kernel_sizes)
+    reason = (
         f"{levels} levels: the deepest keeps at least {SMALLEST_GRID} voxels an axis; axes with voxels "
         f"{ANISOTROPY:g} times as long as the finest, or longer, are left whole until the others catch up"
     )
+    for axis, name in enumerate("XYZ"):
+        flat = sum(kernel[axis] == 1 for kernel in topology.kernel_sizes)
+        if flat:
+            reason += f"; no kernel reaches across {name} on {flat} of them"
+    return reason

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,27 +15,19 @@ from medseg.io import Case, read_volume, require_finite
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
 from medseg.runs import Fingerprint
+from medseg.runs.fingerprint import AxisSpread
+from medseg.training.case_facts import BODY_ABOVE_HU, CaseFacts, facts_of
+from medseg.training.summed_facts import channel_facts, class_facts, intensity_of
 from medseg.volume import Volume
 
 __all__ = [
-    "BODY_ABOVE_HU",
     "fingerprint",
-    "is_ct",
     "read_case",
     "read_instance_map",
     "read_labelled_case",
 ]
 
-BODY_ABOVE_HU = -500.0
-"""Between air, also that in lungs, and the least dense tissue."""
-
-_SAMPLES_PER_CASE = 10_000
-_LOW_PERCENTILE, _HIGH_PERCENTILE = 0.5, 99.5
-
-
-def is_ct(channel_name: str) -> bool:
-    """Whether a channel's intensities are Hounsfield units, by its name."""
-    return channel_name.strip().upper() == "CT"
+_DIGITS = 6
 
 
 def read_case(case: Case, channels: int) -> Volume:
@@ -145,46 +136,6 @@ def _read_map(path: Path, kind: str, grid: Grid, image: Path) -> Volume:
     return volume
 
 
-@dataclass(frozen=True)
-class _CaseFacts:
-    grid: Grid
-    class_voxels: npt.NDArray[np.int64]  # by class, background first; none without labels
-    samples: npt.NDArray[np.float32]  # (C, n) intensities within labelled structures, or within the body
-
-
-def _facts(
-    case: Case, number: int, dataset: Dataset, axcodes: str, labelled: bool, instances: bool
-) -> _CaseFacts:
-    channels = len(dataset.channel_names)
-    if labelled:
-        image, label = read_labelled_case(case, dataset.labels, channels)
-        if instances:
-            read_instance_map(case, image.grid)
-        classes = len(dataset.labels)
-        inside = (label.array[0] > 0) & (label.array[0] < classes)
-        counts = np.bincount(label.array.ravel(), minlength=classes)[:classes]  # without what is ignored
-    else:
-        image, counts = read_case(case, channels), np.zeros(0, dtype=np.int64)
-        inside = _body(image, dataset.channel_names)
-    return _CaseFacts(image.grid.reoriented(axcodes), counts, _samples(image, inside, number))
-
-
-def _body(image: Volume, channel_names: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Where the patient is, as far as intensities of a known unit tell; everywhere if none has one."""
-    for name, channel in zip(channel_names, image.array, strict=True):
-        if is_ct(name):
-            return np.asarray(channel > BODY_ABOVE_HU)
-    return np.ones(image.grid.shape, dtype=bool)
-
-
-def _samples(image: Volume, inside: npt.NDArray[np.bool_], number: int) -> npt.NDArray[np.float32]:
-    found = image.array[:, inside].astype(np.float32)
-    if found.shape[1] > _SAMPLES_PER_CASE:
-        chosen = np.random.default_rng(number).choice(found.shape[1], _SAMPLES_PER_CASE, replace=False)
-        found = found[:, chosen]
-    return found
-
-
 def fingerprint(
     dataset: Dataset,
     axcodes: str = "RAS",
@@ -193,7 +144,7 @@ def fingerprint(
     labelled: bool = True,
     instances: bool = False,
 ) -> Fingerprint:
-    """Read all training cases and sum up what a plan needs.
+    """Read all training cases, one at a time, and sum up what a plan needs.
 
     Args:
         dataset: The training data.
@@ -217,11 +168,10 @@ def fingerprint(
     if labelled and instances and without:
         raise _no_instances(without[0], f" (nor have {len(without) - 1} others)" if without[1:] else "")
     facts = [
-        _facts(case, number, dataset, axcodes, labelled, instances)
+        _read_facts(case, number, dataset, axcodes, labelled, instances)
         for number, case in enumerate(track(dataset.cases, "Reading cases", progress or SilentProgress()))
     ]
-    class_voxels = np.sum([fact.class_voxels for fact in facts], axis=0)
-    samples = np.concatenate([fact.samples for fact in facts], axis=1)
+    samples = np.concatenate([fact.foreground for fact in facts], axis=1)
     if samples.shape[1] == 0:
         raise _nothing_inside(dataset, labelled)
     shapes = np.array([fact.grid.shape for fact in facts])
@@ -230,11 +180,33 @@ def fingerprint(
         cases=len(facts),
         median_shape=_triple(np.median(shapes, axis=0).round().astype(int)),
         largest_shape=_triple(shapes.max(axis=0)),
-        # Headers hold single precision: digits beyond that are noise and would force needless resampling.
-        median_spacing_mm=_triple([float(f"{value:.6g}") for value in np.median(spacings, axis=0)]),
-        foreground_intensity=tuple(_intensity(channel) for channel in samples.astype(np.float64)),
-        class_voxels=tuple(int(count) for count in class_voxels),
+        median_spacing_mm=_triple(_without_noise(np.median(spacings, axis=0))),
+        foreground_intensity=tuple(intensity_of(channel) for channel in samples.astype(np.float64)),
+        class_voxels=tuple(int(count) for count in np.sum([fact.class_voxels for fact in facts], axis=0)),
+        shape=_spread(shapes),
+        spacing_mm=_spread(spacings),
+        channels=tuple(
+            channel_facts(facts, channel, name) for channel, name in enumerate(dataset.channel_names)
+        ),
+        classes=tuple(
+            class_facts(facts, index, dataset.labels)
+            for index in range(1, len(dataset.labels) if labelled else 1)
+        ),
     )
+
+
+def _read_facts(
+    case: Case, number: int, dataset: Dataset, axcodes: str, labelled: bool, instances: bool
+) -> CaseFacts:
+    names = dataset.channel_names
+    label = None
+    if labelled:
+        image, label = read_labelled_case(case, dataset.labels, len(names))
+        if instances:
+            read_instance_map(case, image.grid)
+    else:
+        image = read_case(case, len(names))
+    return facts_of(image, label, len(dataset.labels), names, axcodes, number)
 
 
 def _nothing_inside(dataset: Dataset, labelled: bool) -> InputError:
@@ -244,17 +216,18 @@ def _nothing_inside(dataset: Dataset, labelled: bool) -> InputError:
     return InputError(what, where=dataset.folder, fix="check the intensities' unit, or the channels' names")
 
 
-def _intensity(samples: npt.NDArray[np.float64]) -> dict[str, float]:
-    lower, upper = np.percentile(samples, [_LOW_PERCENTILE, _HIGH_PERCENTILE])
-    clipped = np.clip(samples, lower, upper)
-    return {
-        "lower": float(lower),
-        "upper": float(upper),
-        "mean": float(clipped.mean()),
-        "std": float(clipped.std()),
-    }
+def _spread(values: npt.NDArray[Any]) -> AxisSpread:
+    smallest, tenth, largest = (
+        _triple(_without_noise(row)) for row in np.percentile(values, [0, 10, 100], axis=0)
+    )
+    return AxisSpread(smallest=smallest, tenth_percentile=tenth, largest=largest)
 
 
-def _triple(values: npt.ArrayLike) -> tuple[int, int, int]:
+def _without_noise(values: npt.NDArray[Any]) -> list[float]:
+    # Headers hold single precision: digits beyond that are noise and would force needless resampling.
+    return [float(f"{value:.{_DIGITS}g}") for value in values]
+
+
+def _triple(values: npt.ArrayLike) -> Any:
     first, second, third = np.asarray(values).tolist()
     return first, second, third

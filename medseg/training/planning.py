@@ -1,28 +1,28 @@
-"""From a fingerprint to a plan: spacing, normalisation, patch, batch and network, each with its reason."""
+"""From a fingerprint to a plan: each decision with its reason."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Sequence
 
 import numpy as np
 
 from medseg.data import Dataset
 from medseg.errors import ConfigError
 from medseg.progress import Progress
-from medseg.runs import Fingerprint, Normalization, Plan, PreprocessingSpec, Recipe
-from medseg.training.architecture import Topology, Triple, plan_network, plan_topology, round_up
+from medseg.runs import Fingerprint, NetworkPlan, Normalization, Plan, PreprocessingSpec, Recipe
+from medseg.training.architecture import Topology, plan_network
 from medseg.training.border_weights import border_weight_choice, require_known_classes
-from medseg.training.fingerprint import BODY_ABOVE_HU, fingerprint, is_ct
+from medseg.training.case_facts import BODY_ABOVE_HU, is_ct
+from medseg.training.class_sampling import plan_class_sampling
+from medseg.training.fingerprint import fingerprint
 from medseg.training.handover import EncoderSource
+from medseg.training.inference_mode import plan_inference_mode
+from medseg.training.patch_plan import plan_patch
+from medseg.training.summed_facts import CONSTANT_BACKGROUND
 
 __all__ = ["plan_from_dataset", "plan_from_fingerprint"]
 
 AXCODES = "RAS"
-PATCH_BUDGET_VOXELS = 128**3
-"""Largest patch: with 32 features a U-Net's training step then takes some 8 GiB at a batch of two."""
-LARGEST_BATCH = 4
-SMALLEST_BATCH = 2
+LONG_VOXELS = 3.0
+"""An axis whose voxels are this many times as long as the finest axis', with as few voxels, is a stack's."""
 
 
 def plan_from_dataset(dataset: Dataset, recipe: Recipe, progress: Progress | None = None) -> Plan:
@@ -61,19 +61,27 @@ def plan_from_fingerprint(
             are taken over.
 
     Raises:
-        ConfigError: The recipe's patch size does not suit the network, or the recipe contradicts ``source``.
+        ConfigError: The recipe's patch size does not suit the network, its memory holds no patch, or the
+            recipe contradicts ``source``.
     """
     reasons: dict[str, str] = {"axcodes": "one orientation for all cases, whatever their files'"}
     spacing = _spacing(recipe, facts, source, reasons)
-    patch, topology = _patch(recipe, facts, spacing, None if source is None else source.topology, reasons)
+
+    def network_of(topology: Topology) -> NetworkPlan:
+        if source is not None:
+            return source.network(dataset, recipe)
+        return plan_network(dataset, recipe, topology, spacing, reasons)
+
+    fixed = None if source is None else source.topology
+    patch, batch, topology = plan_patch(recipe, facts, spacing, fixed, network_of, reasons)
+    network = network_of(topology)
     if source is None:
-        network = plan_network(dataset, recipe, topology, spacing, reasons)
         normalization = tuple(
             _normalization(name, facts, channel, reasons)
             for channel, name in enumerate(dataset.channel_names)
         )
     else:
-        network, normalization = source.network(dataset, recipe), source.plan.preprocessing.normalization
+        normalization = source.plan.preprocessing.normalization
         taken_over = ("network", *(f"normalization of {name}" for name in dataset.channel_names))
         reasons |= dict.fromkeys(taken_over, source.reason)
     return Plan(
@@ -83,8 +91,10 @@ def plan_from_fingerprint(
         fingerprint=facts,
         preprocessing=PreprocessingSpec(axcodes=AXCODES, spacing_mm=spacing, normalization=normalization),
         patch_size=patch,
-        batch_size=recipe.training.batch_size or _batch(patch, reasons),
+        batch_size=batch,
         network=network,
+        class_sampling=plan_class_sampling(facts, dataset.labels, reasons),
+        inference_mode=plan_inference_mode(recipe, network, topology.divisor, reasons),
         reasons=reasons,
     )
 
@@ -102,15 +112,47 @@ def _spacing(
             )
         reasons["spacing_mm"] = source.reason
         return taken_over
-    reasons["spacing_mm"] = "given by the recipe" if recipe.spacing_mm else "median of the training cases"
-    return recipe.spacing_mm or facts.median_spacing_mm
+    if recipe.spacing_mm is not None:
+        reasons["spacing_mm"] = "given by the recipe"
+        return recipe.spacing_mm
+    return _median_spacing(facts, reasons)
+
+
+def _median_spacing(facts: Fingerprint, reasons: dict[str, str]) -> tuple[float, float, float]:
+    """The median; of a stack of thick slices, along the stack, finer: as Isensee et al. 2021 have it.
+
+    A median that half of the thinner stacks would be coarsened to costs their detail where there is least of
+    it. It is no finer than the other axes' spacing.
+
+    References:
+        Isensee, Jaeger, Kohl, Petersen, Maier-Hein, nnU-Net: a self-configuring method for deep
+        learning-based biomedical image segmentation, Nature Methods 2021.
+    """
+    median, shape = facts.median_spacing_mm, facts.median_shape
+    reasons["spacing_mm"] = "median of the training cases"
+    stack = int(np.argmax(median))
+    others = [axis for axis in range(3) if axis != stack]
+    is_long = median[stack] >= LONG_VOXELS * min(median)
+    is_short = shape[stack] * LONG_VOXELS <= min(shape[axis] for axis in others)
+    if facts.spacing_mm is None or not (is_long and is_short):
+        return median
+    finer = max(facts.spacing_mm.tenth_percentile[stack], *(median[axis] for axis in others))
+    if finer >= median[stack]:
+        return median
+    reasons["spacing_mm"] = (
+        f"median of the training cases, but along {'XYZ'[stack]}, whose voxels are {LONG_VOXELS:g} times as "
+        "long as the finest or longer: there the 10th percentile, so that thin slices keep their detail"
+    )
+    spacing = list(median)
+    spacing[stack] = finer
+    first, second, third = spacing
+    return first, second, third
 
 
 def _normalization(name: str, facts: Fingerprint, channel: int, reasons: dict[str, str]) -> Normalization:
     key = f"normalization of {name}"
     if not is_ct(name):
-        reasons[key] = "not CT, so intensities have no unit: each image to mean 0 and deviation 1"
-        return Normalization(scheme="zscore")
+        return _standardized(facts, channel, key, reasons)
     intensity = facts.foreground_intensity[channel]
     where = "the labelled structures"
     if not facts.class_voxels:
@@ -122,40 +164,13 @@ def _normalization(name: str, facts: Fingerprint, channel: int, reasons: dict[st
     return Normalization(scheme="clip_zscore", **intensity)
 
 
-def _patch(
-    recipe: Recipe,
-    facts: Fingerprint,
-    spacing: Sequence[float],
-    fixed: Topology | None,
-    reasons: dict[str, str],
-) -> tuple[Triple, Topology]:
-    if recipe.training.patch_size is not None:
-        patch = recipe.training.patch_size
-        topology = fixed or plan_topology(patch, spacing)
-        fitted = round_up(patch, topology.divisor)
-        if patch != fitted:
-            raise ConfigError(
-                f"training.patch_size {patch} is not divisible by {topology.divisor}", fix=f"use {fitted}"
-            )
-        reasons["patch_size"] = "given by the recipe"
-        return patch, topology
-    size = np.asarray(facts.median_shape) * np.asarray(facts.median_spacing_mm) / np.asarray(spacing)
-    wanted = np.maximum(1, size.round())
-    reasons["patch_size"] = "the median case, each axis rounded up to what the network divides by"
-    while True:
-        topology = fixed or plan_topology(wanted, spacing)
-        patch = round_up(wanted, topology.divisor)
-        if math.prod(patch) <= PATCH_BUDGET_VOXELS:
-            return patch, topology
-        reasons["patch_size"] = f"the median case, cut where it is longest to {PATCH_BUDGET_VOXELS} voxels"
-        can_shrink = np.asarray(patch) > np.asarray(topology.divisor)  # a single thick slice cannot
-        longest = int(np.argmax(np.where(can_shrink, wanted * np.asarray(spacing), 0.0)))
-        wanted[longest] = patch[longest] - topology.divisor[longest]
-
-
-def _batch(patch: Triple, reasons: dict[str, str]) -> int:
-    batch = int(np.clip(2 * PATCH_BUDGET_VOXELS // math.prod(patch), SMALLEST_BATCH, LARGEST_BATCH))
-    reasons["batch_size"] = f"{batch} patches fit the memory that two of the largest take"
-    if batch == LARGEST_BATCH:
-        reasons["batch_size"] = "small patches: more of them would buy fewer steps in the same time"
-    return batch
+def _standardized(facts: Fingerprint, channel: int, key: str, reasons: dict[str, str]) -> Normalization:
+    reasons[key] = "not CT, so intensities have no unit: each image to mean 0 and deviation 1"
+    found = facts.channels[channel] if facts.channels else None
+    if found is None or found.background_fraction < CONSTANT_BACKGROUND:
+        return Normalization(scheme="zscore")
+    reasons[key] += (
+        f" over its body: {found.background_fraction:.0%} of the voxels are exactly {found.background:g}, "
+        "which was set and not measured"
+    )
+    return Normalization(scheme="zscore", background=found.background)

@@ -86,7 +86,8 @@ class NormalizeChannelsd(MapTransform):  # type: ignore[misc]
             require_channels(len(image), len(self.normalization))
             voxels = _plain(image).to(torch.float32, copy=True)
             for channel, how in zip(voxels, self.normalization, strict=True):
-                normalize_(channel, how, spread_of(channel) if how.scheme == "zscore" else None)
+                needs_spread = how.scheme == "zscore"
+                normalize_(channel, how, spread_of(channel, how.background) if needs_spread else None)
             result[key] = _wrapped(voxels, image)
         return result
 

@@ -23,6 +23,7 @@ SCHEMES = (
     Normalization(scheme="zscore"),
     Normalization(scheme="clip_zscore", lower=-100.0, upper=300.0, mean=50.0, std=25.0),
     Normalization(scheme="none"),
+    Normalization(scheme="zscore", background=90.0),
 )
 AXCODES = [
     "".join(codes)
@@ -79,7 +80,7 @@ def test_every_orientation_along_every_axis(axcodes: str, axis: int) -> None:
     stored_mm=st.tuples(*[st.sampled_from([0.7, 1.0, 1.5, 5.0])] * 3),
     seen_mm=st.one_of(st.none(), st.tuples(*[st.sampled_from([0.7, 1.0, 2.1, 6.0])] * 3)),
     dtype=st.sampled_from([np.int16, np.uint16, np.uint8, np.float32, np.float64, ">i2", ">f8", np.int32]),
-    channels=st.integers(1, 3),
+    channels=st.integers(1, 4),
     axis=st.integers(0, 2),
     thickness=st.integers(1, 12),
     tilt=st.sampled_from([0.0, 0.3]),
@@ -105,6 +106,23 @@ def test_slabs_make_up_what_training_sees(
     assert seen.shape == (1, *expected.shape)
     largest = max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(in_slabs(seen, thickness), expected, rtol=0, atol=1e-6 * largest)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.0, 0.6, 0.999, 1.0], ids=["none", "much", "nearly all", "all"])
+@pytest.mark.parametrize("dtype", [np.int16, np.float64])
+def test_bodies_before_a_constant_background(axis: int, share: float, dtype: Any) -> None:
+    grid = make_grid((12, 11, 10), "PIR", (1.0, 1.3, 4.0), 0.0)
+    array = voxels((1, *grid.shape), dtype)
+    array[np.random.default_rng(1).random(array.shape) < share] = -7
+    image = Volume(array, grid)
+    spec = PreprocessingSpec(
+        spacing_mm=(1.6, 0.9, 1.1), normalization=[Normalization(scheme="zscore", background=-7.0)]
+    )
+
+    seen = in_slabs(NetworkImage(image, spec, axis), 3)
+
+    np.testing.assert_allclose(seen, preprocess(image, spec).array, rtol=0, atol=1e-5)
 
 
 @pytest.mark.data

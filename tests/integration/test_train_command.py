@@ -78,7 +78,8 @@ def test_plan_writes_what_training_will_use(
     shown = capsys.readouterr()
     for words in ("median of the training cases", "16 x 16 x 8", "given by the recipe", "left nucleus"):
         assert words in shown.out
-    assert str(tmp_path / "plan.json") in shown.err
+    assert f"{tmp_path / 'plan.json'} and {tmp_path / 'plan.png'}" in shown.err
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
     assert _train(data, recipe, tmp_path / "run", "--max-steps", "1", "--quiet") == 0
     assert RunFolder(tmp_path / "run").plan() == load_json(Plan, tmp_path / "plan.json")
     capsys.readouterr()

@@ -92,6 +92,40 @@ def test_a_constant_channel_becomes_zero() -> None:
     assert normalize_(torch.full((3,), 0.1), ZSCORE, spread).tolist() == [0.0, 0.0, 0.0]
 
 
+BODY = Normalization(scheme="zscore", background=0.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.float64])
+def test_a_constant_background_has_no_say(axis: int, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_SLAB_BYTES", 200)
+    rng = np.random.default_rng(0)
+    array = (rng.normal(size=(1, 9, 8, 7)) * 40 + 300).astype(dtype)
+    array[rng.random(array.shape) < 0.6] = 0
+    array[0, 3] = array[0, :, 3] = array[0, :, :, 3] = 0  # whole slabs of it, along every axis
+
+    (spread,) = image_statistics(volume(array), spec(BODY), axis=axis)
+
+    assert spread is not None
+    body = array[array != 0].astype(np.float64)
+    assert (spread.count, spread.background_count) == (body.size, array.size - body.size)
+    assert spread.mean == pytest.approx(body.mean(), rel=1e-7)
+    assert spread.std == pytest.approx(body.std(), rel=1e-6)
+    assert spread.lowest == pytest.approx(body.min())
+    normalized = normalize_(torch.from_numpy(array[0].astype(np.float32)), BODY, spread).numpy()
+    assert normalized[array[0] != 0].std() == pytest.approx(1.0, rel=1e-4)
+    # The background is moved like all else, and stays below the body.
+    assert np.unique(normalized[array[0] == 0]) == pytest.approx(-body.mean() / body.std(), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [[0, 0, 5, 5], [0, 0, 0, 0], [5, 5, 5, 5]])
+def test_where_the_body_is_of_one_value_the_whole_image_counts(values: list[int]) -> None:
+    voxels = torch.tensor(values, dtype=torch.float32)
+    expected = normalize_(voxels.clone(), ZSCORE, spread_of(voxels))
+    found = normalize_(voxels.clone(), BODY, spread_of(voxels, 0.0))
+    assert found.tolist() == expected.tolist()
+
+
 def test_integers_under_fixed_numbers_are_not_read() -> None:
     asked.clear()
     array = np.ones((2, 3, 4, 5), np.int16)

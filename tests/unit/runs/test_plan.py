@@ -77,6 +77,28 @@ def test_channels_must_be_as_many_as_normalisations() -> None:
         _plan(channel_names=("CT",))
 
 
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [((1.0,), "not one number for each class"), ((0.5, 0.4), "does not sum to 1"), ((1.5, -0.5), "greater")],
+)
+def test_class_sampling_is_a_share_for_each_class(sampling: tuple[float, ...], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        _plan(class_sampling=sampling)
+    assert _plan(class_sampling=(0.25, 0.75)).class_sampling == (0.25, 0.75)
+
+
+def test_plans_from_before_there_was_more_to_say_are_read(tmp_path: Path) -> None:
+    content = _plan().model_dump(mode="json")
+    for key in ("class_sampling", "inference_mode"):
+        del content[key]
+    for key in ("shape", "spacing_mm", "channels", "classes"):
+        del content["fingerprint"][key]
+    for channel in content["preprocessing"]["normalization"]:
+        del channel["background"]
+    (tmp_path / "plan.json").write_text(json.dumps(content), encoding="utf-8")
+    assert load_json(Plan, tmp_path / "plan.json") == _plan()
+
+
 def test_a_batch_holds_a_patch() -> None:
     with pytest.raises(ValidationError, match="batch_size"):
         _plan(batch_size=0)
@@ -115,6 +137,11 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         ({"scheme": "clip_zscore", "lower": 0, "upper": math.inf, "mean": 0, "std": 1}, "finite number"),
         ({"scheme": "zscore", "mean": 0.0}, "zscore takes no numbers"),
         ({"scheme": "none", "std": 1.0}, "none takes no numbers"),
+        ({"scheme": "none", "background": 0.0}, "none takes no background"),
+        (
+            {"scheme": "clip_zscore", "lower": 0, "upper": 1, "mean": 0, "std": 1, "background": 0.0},
+            "clip_zscore takes no background",
+        ),
         ({"scheme": "minmax"}, "'zscore', 'clip_zscore' or 'none'"),
         ({"scheme": "zscore", "mode": 1}, "Extra inputs are not permitted"),
     ],

@@ -14,6 +14,7 @@ from medseg.errors import ConfigError
 from medseg.labels import LabelScheme
 from medseg.registry import NETWORKS
 from medseg.runs import Fingerprint, NetworkPlan, Recipe, load_recipe, recipe_names
+from medseg.runs.recipe import InferenceChoice
 from medseg.training.architecture import MOST_LEVELS, Topology, plan_network, plan_topology
 from medseg.training.parts import require_fitting_parts
 from medseg.training.planning import plan_from_fingerprint
@@ -143,7 +144,9 @@ def test_a_width_that_a_network_does_not_take_is_refused(monkeypatch: pytest.Mon
 def test_every_recipe_suits_data_of_any_shape(
     name: str, shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> None:
-    recipe = load_recipe(name)
+    # Whether it can be streamed takes long to find out, and is asked elsewhere.
+    windows = InferenceChoice(mode="sliding-window")
+    recipe = load_recipe(name).model_copy(update={"inference": windows})
     # Of several classes, a recipe that tells objects apart would have to name one.
     classes = {1: "a"} if recipe.postprocess.instances is not None else {1: "a", 2: "b"}
     dataset = replace(DATASET, labels=LabelScheme.from_names(classes))

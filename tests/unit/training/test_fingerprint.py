@@ -74,7 +74,7 @@ def test_large_cases_are_sampled_the_same_each_time(
 ) -> None:
     image = np.random.default_rng(0).normal(size=(1, 20, 20, 20)).astype(np.float32)
     dataset = make_dataset([image], [np.ones((20, 20, 20), np.uint8)])
-    monkeypatch.setattr(importlib.import_module("medseg.training.fingerprint"), "_SAMPLES_PER_CASE", 500)
+    monkeypatch.setattr(importlib.import_module("medseg.training.case_facts"), "SAMPLES_PER_CASE", 500)
     first, second = fingerprint(dataset), fingerprint(dataset)
     assert first == second
     (intensity,) = first.foreground_intensity
@@ -159,3 +159,92 @@ def test_class_indices_come_in_the_order_of_values(make_dataset: MakeDataset) ->
     image, label = read_labelled_case(dataset.cases[0], dataset.labels, 1)
     assert label.array.ravel().tolist() == [0, 2, 1, 0, 0, 0, 0, 2]
     assert label.grid == image.grid
+
+
+def test_classes_have_their_cases_components_and_partners(make_dataset: MakeDataset) -> None:
+    first, second = np.zeros((5, 4, 4), np.uint8), np.zeros((5, 4, 4), np.uint8)
+    first[0, :2, 0] = 1  # two voxels
+    first[2, 0, 0] = first[4, 3, 3] = 1  # one voxel each; neighbours by a corner do not touch
+    first[3, 2, 2] = 1
+    second[1, 1, 1:4] = 1  # three
+    second[3:, 0, 0] = 5
+    image = np.zeros((1, 5, 4, 4), np.float32)
+    dataset = make_dataset(
+        [image, image],
+        [first, second],
+        affines=[np.diag([1.0, 2.0, 5.0, 1.0])] * 2,
+        names={"0": "background", "1": "left kidney", "5": "right kidney"},
+    )
+    left, right = fingerprint(dataset).classes
+    assert (left.cases, left.components, left.partner) == (2, 5, "right kidney")
+    assert (left.smallest_ml, left.median_ml, left.largest_ml) == (0.01, 0.01, 0.03)
+    assert (right.cases, right.components, right.partner) == (1, 1, "left kidney")
+    assert right.median_ml == 0.02
+
+
+def test_a_class_that_no_case_holds_has_no_components(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset([np.ones((1, 2, 2, 2), np.float32)], [np.ones((2, 2, 2), np.uint8)])
+    _, absent = fingerprint(dataset).classes
+    assert (absent.cases, absent.components, absent.largest_ml) == (0, 0, 0.0)
+
+
+def test_the_spread_of_shapes_and_spacings(make_dataset: MakeDataset) -> None:
+    shapes = [(2, 2, 2), (4, 2, 3), (2, 2, 12)]
+    dataset = make_dataset(
+        [np.ones((1, *shape), np.float32) for shape in shapes],
+        [np.ones(shape, np.uint8) for shape in shapes],
+        affines=[np.diag([1.0, 1.0, thickness, 1.0]) for thickness in (1.0, 2.0, 7.0)],
+    )
+    facts = fingerprint(dataset)
+    assert facts.shape is not None
+    assert facts.spacing_mm is not None
+    assert (facts.shape.smallest, facts.shape.largest) == ((2, 2, 2), (4, 2, 12))
+    assert facts.spacing_mm.tenth_percentile == (1.0, 1.0, 1.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "background", "fraction"),
+    [
+        ([[0, 0, 0, 5], [0, 0, 7, 9]], 0.0, 0.625),
+        ([[-3, 0, 0, 5], [-1, 0, 0, 9]], 0.0, 0.5),  # zero, though it is not the lowest
+        ([[-9, -9, 0, 5], [-9, -9, -9, 9]], -9.0, 0.625),
+        ([[-9, -9, 1, 5], [-1, -1, 2, 9]], -9.0, 0.25),  # each has its own lowest: one value counts
+        ([[1, 2, 3, 4], [1, 5, 6, 7]], 1.0, 0.25),
+    ],
+)
+def test_how_much_of_an_image_is_one_value(
+    values: list[list[int]], background: float, fraction: float, make_dataset: MakeDataset
+) -> None:
+    images = [np.array(row, np.float32).reshape(1, 2, 2, 1) for row in values]
+    (channel,) = fingerprint(make_dataset(images, [np.ones((2, 2, 1), np.uint8)] * 2)).channels
+    assert (channel.background, channel.background_fraction) == (background, fraction)
+
+
+def test_histograms_are_parts_of_one_in_each_case_s_own_deviations(make_dataset: MakeDataset) -> None:
+    rng = np.random.default_rng(0)
+    # The same picture at gains a thousand apart.
+    images = [rng.normal(5.0, 1.0, (1, 12, 12, 12)).astype(np.float32) * gain for gain in (1.0, 1000.0)]
+    labels = [np.where(image[0] > image.mean(), 1, 0).astype(np.uint8) for image in images]
+    (channel,) = fingerprint(make_dataset(images, labels)).channels
+    histogram = channel.histogram
+    assert histogram.unit == "deviations"
+    assert sum(histogram.whole) == pytest.approx(1.0, abs=1e-4)
+    assert sum(histogram.foreground) == pytest.approx(1.0, abs=1e-4)
+    assert (histogram.lower, histogram.upper) == (pytest.approx(-2.4, abs=0.5), pytest.approx(2.4, abs=0.5))
+    below = int(len(histogram.whole) * -histogram.lower / (histogram.upper - histogram.lower))
+    assert sum(histogram.foreground[:below]) == pytest.approx(0.0, abs=0.01)
+
+
+def test_histograms_of_ct_are_in_hounsfield_units(make_dataset: MakeDataset) -> None:
+    image = np.linspace(-1000, 400, 27, dtype=np.float32).reshape(1, 3, 3, 3)
+    dataset = make_dataset([image], [np.ones((3, 3, 3), np.uint8)], modalities=("CT",))
+    (channel,) = fingerprint(dataset).channels
+    assert channel.histogram.unit == "stored"
+    assert channel.histogram.lower == pytest.approx(-1000, abs=10)
+    assert channel.foreground_median == pytest.approx(-300.0)
+
+
+def test_without_labels_nothing_is_known_of_classes(phantoms: Dataset) -> None:
+    facts = fingerprint(phantoms.without_labels(), labelled=False)
+    assert facts.classes == ()
+    assert len(facts.channels) == 1

@@ -14,15 +14,13 @@ from hypothesis import strategies as st
 from medseg.data import Dataset
 from medseg.errors import ConfigError
 from medseg.labels import LabelScheme
-from medseg.runs import Fingerprint, Recipe
+from medseg.runs import Fingerprint, Plan, Recipe
+from medseg.runs.fingerprint import AxisSpread, ChannelFacts, ClassFacts, Histogram
 from medseg.training import plan_from_dataset
 from medseg.training.architecture import MOST_LEVELS
-from medseg.training.planning import (
-    LARGEST_BATCH,
-    PATCH_BUDGET_VOXELS,
-    SMALLEST_BATCH,
-    plan_from_fingerprint,
-)
+from medseg.training.patch_plan import LARGEST_BATCH, SMALLEST_BATCH
+from medseg.training.planning import plan_from_fingerprint
+from medseg.training.step_memory import step_memory
 
 
 def _facts(
@@ -53,23 +51,32 @@ shapes = st.tuples(*[st.integers(1, 3000)] * 3)
 spacings = st.tuples(*[st.floats(0.05, 50.0)] * 3)
 
 
-@settings(max_examples=150, deadline=None)
+def _step_bytes(plan: Plan) -> float:
+    return step_memory(plan.network, _divisor(plan)).bytes_of(plan.patch_size, plan.batch_size)
+
+
+def _divisor(plan: Plan) -> tuple[int, int, int]:
+    strides = np.array(plan.network.options["strides"], dtype=int).reshape(-1, 3)
+    first, second, third = strides.prod(axis=0).tolist()
+    return first, second, third
+
+
+@settings(max_examples=40, deadline=None)
 @given(shapes, spacings)
 def test_any_plan_can_be_pooled_and_fits_the_memory(
     shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> None:
-    plan = plan_from_fingerprint(_any_dataset(), _facts(shape, spacing), Recipe())
-    strides = np.array(plan.network.options["strides"], dtype=int).reshape(-1, 3)
-    divisor = strides.prod(axis=0)
+    recipe = Recipe(network={"base_features": 8}, inference={"mode": "sliding-window"})
+    plan = plan_from_fingerprint(_any_dataset(), _facts(shape, spacing), recipe)
     assert min(plan.patch_size) >= 1
-    assert all(size % factor == 0 for size, factor in zip(plan.patch_size, divisor, strict=True))
-    assert math.prod(plan.patch_size) <= PATCH_BUDGET_VOXELS
+    assert all(size % factor == 0 for size, factor in zip(plan.patch_size, _divisor(plan), strict=True))
+    assert _step_bytes(plan) <= recipe.training.memory_gb * 1e9
     assert SMALLEST_BATCH <= plan.batch_size <= LARGEST_BATCH
     levels = len(plan.network.options["features"])
+    strides = plan.network.options["strides"]
     assert levels == len(strides) + 1 == len(plan.network.options["kernel_sizes"]) <= MOST_LEVELS
-    # No axis is cut where the whole case would have fitted.
-    whole = [math.ceil(size / 32) * 32 for size in shape]
-    if math.prod(whole) <= PATCH_BUDGET_VOXELS:
+    # No axis is cut where the whole case fits.
+    if "cut where it is longest" not in plan.reasons["patch_size"]:
         assert all(patch >= size for patch, size in zip(plan.patch_size, shape, strict=True))
 
 
@@ -82,7 +89,7 @@ def test_any_plan_builds_a_network_that_takes_its_patch(
 
     if math.prod(shape) < 2:
         return
-    recipe = Recipe(network={"base_features": 1})
+    recipe = Recipe(network={"base_features": 1}, inference={"mode": "sliding-window"})
     plan = plan_from_fingerprint(_any_dataset(), _facts(shape, spacing), recipe)
     require_fitting_parts(plan, recipe)
 
@@ -95,9 +102,10 @@ def test_thick_slices_are_not_cut_to_nothing() -> None:
 
 
 def test_the_longest_axis_in_millimetres_is_cut() -> None:
-    plan = plan_from_fingerprint(_any_dataset(), _facts((100, 100, 300), (1.0, 1.0, 2.0)), Recipe())
+    recipe = Recipe(training={"memory_gb": 10.2})
+    plan = plan_from_fingerprint(_any_dataset(), _facts((100, 100, 300), (1.0, 1.0, 2.0)), recipe)
     assert plan.patch_size[:2] == (112, 112)
-    assert 150 < plan.patch_size[2] < 170
+    assert 112 < plan.patch_size[2] < 200
     assert "cut where it is longest" in plan.reasons["patch_size"]
 
 
@@ -107,7 +115,8 @@ def test_recipe_goes_before_data() -> None:
     assert plan.preprocessing.spacing_mm == (2.0, 2.0, 4.0)
     assert plan.patch_size == (24, 16, 8)
     assert plan.batch_size == 7
-    assert plan.reasons["spacing_mm"] == plan.reasons["patch_size"] == "given by the recipe"
+    assert plan.reasons["spacing_mm"] == plan.reasons["batch_size"] == "given by the recipe"
+    assert plan.reasons["patch_size"].startswith("given by the recipe; a step takes about")
 
 
 def test_a_coarser_spacing_makes_a_smaller_patch() -> None:
@@ -124,9 +133,12 @@ def test_a_patch_that_cannot_be_pooled_is_refused_with_one_that_can() -> None:
 
 def test_features_double_up_to_a_limit() -> None:
     facts = _facts((96, 96, 96))
-    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(network={"base_features": 100}))
+    plenty = {"memory_gb": 200}
+    recipe = Recipe(network={"base_features": 100}, training=plenty)
+    plan = plan_from_fingerprint(_any_dataset(), facts, recipe)
     assert plan.network.options["features"] == [100, 200, 320, 320, 320]
-    wide = plan_from_fingerprint(_any_dataset(), facts, Recipe(network={"base_features": 400}))
+    recipe = Recipe(network={"base_features": 400}, training=plenty)
+    wide = plan_from_fingerprint(_any_dataset(), facts, recipe)
     assert wide.network.options["features"] == [400] * 5
 
 
@@ -179,9 +191,168 @@ def test_ct_structures_of_one_intensity_cannot_be_clipped() -> None:
 def test_each_decision_has_its_reason(phantoms: Dataset) -> None:
     plan = plan_from_dataset(phantoms, Recipe())
     expected = {"axcodes", "spacing_mm", "normalization of MRI", "patch_size", "batch_size", "network"}
-    assert set(plan.reasons) == expected
+    assert set(plan.reasons) == expected | {"class_sampling", "inference_mode"}
     assert all(plan.reasons.values())
 
 
 def test_a_plan_is_made_from_the_data_alone(phantoms: Dataset) -> None:
     assert plan_from_dataset(phantoms, Recipe()) == plan_from_dataset(phantoms, Recipe())
+
+
+def _spread(smallest: float, tenth: float, largest: float) -> AxisSpread:
+    return AxisSpread(
+        smallest=(0.6, 0.6, smallest), tenth_percentile=(0.65, 0.65, tenth), largest=(0.8, 0.8, largest)
+    )
+
+
+def test_hippocampus_keeps_its_plan() -> None:
+    facts = _facts((35, 50, 36))
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe())
+    assert (plan.patch_size, plan.batch_size) == ((40, 56, 40), 2)
+    assert plan.network.options["strides"] == [[2, 2, 2]] * 3
+    assert plan.network.options["features"] == [32, 64, 128, 256]
+
+
+def test_a_patch_of_128_voxels_fits_the_memory_that_is_planned_by_default() -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _facts((300, 300, 300)), Recipe())
+    assert (plan.patch_size, plan.batch_size) == ((128, 128, 128), 2)
+    assert len(plan.network.options["features"]) == 6
+    assert "training.memory_gb 11" in plan.reasons["patch_size"]
+
+
+def test_thick_slices_have_flat_kernels_strides_and_patches() -> None:
+    facts = _facts((320, 320, 20), (0.7, 0.7, 8.0))
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(training={"memory_gb": 30}))
+    options = plan.network.options
+    # 11.4 times as long, then 5.7, 2.9, and 1.4 times.
+    assert options["kernel_sizes"][:4] == [[3, 3, 1], [3, 3, 1], [3, 3, 1], [3, 3, 3]]
+    assert options["strides"][:4] == [[2, 2, 1], [2, 2, 1], [2, 2, 1], [2, 2, 2]]
+    assert plan.patch_size == (320, 320, 20)
+    assert "no kernel reaches across Z on 3 of them" in plan.reasons["network"]
+    cut = plan_from_fingerprint(_any_dataset(), facts, Recipe(training={"memory_gb": 4}))
+    sides_mm = np.multiply(cut.patch_size, (0.7, 0.7, 8.0))  # from 224 x 224 x 160
+    assert max(sides_mm) / min(sides_mm) < 1.4
+
+
+def test_the_recipe_s_spacing_forces_a_plan_of_equal_voxels() -> None:
+    facts = _facts((96, 96, 16), (0.7, 0.7, 8.0))
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(spacing_mm=(1.5, 1.5, 1.5)))
+    assert {tuple(kernel) for kernel in plan.network.options["kernel_sizes"]} == {(3, 3, 3)}
+    assert plan.patch_size[2] > plan.patch_size[0]
+
+
+def test_a_single_slice_has_no_kernel_across_it() -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _facts((200, 160, 1), (1.0, 1.0, 1.0)), Recipe())
+    assert {tuple(kernel) for kernel in plan.network.options["kernel_sizes"]} == {(3, 3, 1)}
+    assert plan.patch_size[2] == 1
+
+
+def test_small_patches_come_in_larger_batches() -> None:
+    sizes = [(24, 24, 1), (96, 96, 2), (40, 56, 40)]
+    plans = [plan_from_fingerprint(_any_dataset(), _facts(size), Recipe()) for size in sizes]
+    assert [plan.batch_size for plan in plans] == [4, 2, 2]
+    assert "batch norm" in plans[0].reasons["batch_size"]
+
+
+def test_many_classes_leave_room_for_smaller_patches() -> None:
+    many = replace(_any_dataset(), labels=LabelScheme.from_names({n: f"s{n}" for n in range(1, 105)}))
+    few_plan, many_plan = (
+        plan_from_fingerprint(dataset, _facts((300, 300, 300)), Recipe())
+        for dataset in (_any_dataset(), many)
+    )
+    assert math.prod(many_plan.patch_size) < 0.7 * math.prod(few_plan.patch_size)
+
+
+def test_memory_that_holds_no_patch_is_refused_with_what_would() -> None:
+    recipe = Recipe(training={"memory_gb": 0.01})
+    with pytest.raises(ConfigError, match=r"memory_gb 0\.01 does not hold 2 patches of .*; give 1, or"):
+        plan_from_fingerprint(_any_dataset(), _facts(), recipe)
+
+
+def test_larger_batches_of_the_recipe_make_smaller_patches() -> None:
+    facts = _facts((300, 300, 300))
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(training={"batch_size": 8}))
+    assert plan.batch_size == 8
+    assert _step_bytes(plan) <= 11e9
+    assert math.prod(plan.patch_size) < 128**3 / 2
+
+
+@pytest.mark.parametrize(
+    ("tenth", "shape", "expected"),
+    [
+        (5.0, (320, 320, 20), 5.0),  # thin slices keep their detail
+        (0.3, (320, 320, 20), 0.7),  # no finer than the other axes
+        (8.0, (320, 320, 20), 8.0),
+        (5.0, (320, 320, 110), 8.0),  # long, but no stack of few slices
+    ],
+)
+def test_a_stack_of_thick_slices_takes_the_10th_percentile_of_its_spacing(
+    tenth: float, shape: tuple[int, int, int], expected: float
+) -> None:
+    facts = _facts(shape, (0.7, 0.7, 8.0)).model_copy(update={"spacing_mm": _spread(0.2, tenth, 9.0)})
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(network={"base_features": 8}))
+    assert plan.preprocessing.spacing_mm == (0.7, 0.7, expected)
+    assert ("10th percentile" in plan.reasons["spacing_mm"]) == (expected != 8.0)
+
+
+def test_voxels_not_three_times_as_long_keep_the_median() -> None:
+    facts = _facts((320, 320, 20), (1.0, 1.0, 2.9)).model_copy(update={"spacing_mm": _spread(1.0, 1.5, 4.0)})
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe(network={"base_features": 8}))
+    assert plan.preprocessing.spacing_mm == (1.0, 1.0, 2.9)
+
+
+@pytest.mark.parametrize(("fraction", "background"), [(0.25, -1.0), (0.2499, None)])
+def test_where_much_is_one_value_the_body_alone_is_standardised(
+    fraction: float, background: float | None
+) -> None:
+    histogram = Histogram(unit="deviations", lower=0.0, upper=1.0, whole=(1.0,), foreground=(1.0,))
+    channel = ChannelFacts(
+        background=-1.0, background_fraction=fraction, foreground_median=0.0, histogram=histogram
+    )
+    facts = _facts().model_copy(update={"channels": (channel,)})
+    plan = plan_from_fingerprint(_any_dataset(), facts, Recipe())
+    assert plan.preprocessing.normalization[0].background == background
+    assert ("over its body" in plan.reasons["normalization of MRI"]) == (background is not None)
+
+
+def _with_cases(*counts: int) -> Fingerprint:
+    classes = tuple(
+        ClassFacts(cases=count, components=count, smallest_ml=1.0, median_ml=1.0, largest_ml=1.0)
+        for count in counts
+    )
+    return _facts().model_copy(update={"cases": 20, "classes": classes})
+
+
+def test_classes_of_few_cases_are_looked_at_more_often() -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _with_cases(20, 10, 1, 0), Recipe())
+    assert plan.class_sampling == pytest.approx((1 / 7, 2 / 7, 4 / 7, 0.0))
+    assert "'c', in 1 of 20, 4 times" in plan.reasons["class_sampling"]
+
+
+def test_classes_of_every_case_are_looked_at_alike() -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _with_cases(20, 20, 20, 20), Recipe())
+    assert plan.class_sampling == (0.25,) * 4
+    assert plan_from_fingerprint(_any_dataset(), _facts(), Recipe()).class_sampling == ()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "mode", "reason"),
+    [
+        ({}, "streaming", "local"),
+        ({"network": {"options": {"norm": "instance"}}}, "sliding-window", "looks at the whole image"),
+        ({"inference": {"mode": "sliding-window"}}, "sliding-window", "given by the recipe"),
+        ({"inference": {"mirror": "xyz"}}, "sliding-window", "mirrored"),
+    ],
+)
+def test_images_are_streamed_where_all_layers_are_local(
+    recipe: dict[str, Any], mode: str, reason: str
+) -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _facts(), Recipe(**recipe))
+    assert plan.inference_mode == mode
+    assert reason in plan.reasons["inference_mode"]
+
+
+def test_a_pretraining_segments_nothing() -> None:
+    plan = plan_from_fingerprint(_any_dataset(), _facts(), Recipe(pretrain={"noise_std": 0.1}))
+    assert plan.inference_mode is None
+    assert "inference_mode" not in plan.reasons
