@@ -4,8 +4,9 @@
 
     RUN/
       recipe.yaml  plan.json  split.json  manifest.json
+      cross_validation.json  postprocess.json
       fold_0/
-        metrics.csv  steps.csv  finished.json  tensorboard/
+        metrics.csv  steps.csv  finished.json  curves.png  worst_case.png  tensorboard/
         checkpoints/  resume.ckpt  last.pt  best.pt
 """
 
@@ -67,6 +68,16 @@ class FoldFolder:
     def finished_mark(self) -> Path:
         """Written last: steps, minutes and scores of a training that came to its end."""
         return self.path / "finished.json"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and scores over the training, as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def worst_case(self) -> Path:
+        """The worst case of the last validation, as a picture."""
+        return self.path / "worst_case.png"
 
     @property
     def tensorboard(self) -> Path:

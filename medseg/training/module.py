@@ -204,15 +204,17 @@ class SegmentationModule(TrainingModule):
         """Forget the scores of the last validation."""
         self._case_dice = []
 
-    def validation_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
-        """Segment one whole case on its network grid and count."""
+    def validation_step(self, batch: Patch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+        """Segment one whole case on its network grid and count; gives class indices and Dice."""
         image = batch["image"].contiguous(memory_format=torch.channels_last_3d)
         scores = self.inferer(inputs=image, network=self.network)
         labels = self.plan.labels
-        predicted = labels.to_values(scores.argmax(dim=1)[0].cpu().numpy())
+        indices = scores.argmax(dim=1)[0].to(torch.int16).cpu().numpy()
+        predicted = labels.to_values(indices)
         reference = labels.to_values(batch["label"][0].cpu().numpy())
         overlaps = overlaps_of(confusion(predicted, reference, labels), labels)
         self._case_dice.append(np.asarray([overlap.dice for overlap in overlaps]))
+        return {"predicted": indices, "dice": self._case_dice[-1]}
 
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""

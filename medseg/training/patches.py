@@ -32,9 +32,13 @@ class Patch(TypedDict):
         image: float32 (C, X, Y, Z).
         label: int64 class indices (1, X, Y, Z), of a labelled case.
         weight: float32 weights of the voxels (1, X, Y, Z), where the recipe asks for border weights.
+        case: Id of the case that it comes from.
+        number: Of a training sample.
     """
 
     image: torch.Tensor
+    case: str
+    number: NotRequired[int]
     label: NotRequired[torch.Tensor]
     weight: NotRequired[torch.Tensor]
 
@@ -100,7 +104,7 @@ class PatchDataset(Dataset[Patch]):
                 sample = self._augment(sample)
             finally:
                 set_track_meta(tracked)
-        patch: Patch = {"image": sample["image"].contiguous()}
+        patch: Patch = {"image": sample["image"].contiguous(), "case": case.id, "number": number}
         if "label" in sample:
             patch["label"] = sample["label"].long()
         if self._weight_beyond is not None:
@@ -213,7 +217,7 @@ class WholeCases(Dataset[Patch]):
 
     def __getitem__(self, number: int) -> Patch:
         case = self._cases[number]
-        whole: Patch = {"image": torch.from_numpy(np.array(case.image))}
+        whole: Patch = {"image": torch.from_numpy(np.array(case.image)), "case": case.id}
         if case.labelled:
             whole["label"] = torch.from_numpy(np.array(case.label, dtype=np.int32))
         return whole

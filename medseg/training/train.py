@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils.data import DataLoader
@@ -24,8 +25,11 @@ from torch.utils.data import DataLoader
 from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
 from medseg.files import output_folder, remove_partial_files, sha256_of, write_json
+from medseg.geometry import Grid
 from medseg.inference import Compute, choose_compute
+from medseg.io import read_header
 from medseg.networks import build_network
+from medseg.pictures import can_draw
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.border_weights import border_weights_of
@@ -40,10 +44,12 @@ from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
 from medseg.training.watching import (
     Checkpoints,
-    ProgressBar,
+    Curves,
+    LiveView,
     StepLog,
     StopInTime,
     ValidationLog,
+    WorstCase,
     load_resume_state,
     save_weights,
 )
@@ -141,9 +147,14 @@ def train(
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
+    if unfinished and not can_draw():
+        progress.note("No curves are drawn: matplotlib is missing (pip install 'medseg[report]')")
+    network_grid = _network_grids(dataset, plan)
     for fold in unfinished:
         start = starts.get(fold)
-        _Fold(run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start).train(
+        _Fold(
+            run, fold, plan, recipe, budget, options.seed, compute, workers, progress, start, network_grid
+        ).train(
             [cases[name] for name in split.training(fold)],
             [cases[name] for name in split.validation(fold)],
         )
@@ -250,6 +261,7 @@ class _Fold:
     workers: int
     progress: Progress
     start: Path | None
+    network_grid: Callable[[str], Grid]
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
@@ -263,7 +275,8 @@ class _Fold:
         if folder.resume_state.is_file():
             module.restore(load_resume_state(folder.resume_state))
         with _quiet_lightning(), _told_of_signals():
-            trainer = self._trainer(folder, epochs_before=module.steps_before // checkpoint_every)
+            callbacks = self._callbacks(folder, validation)
+            trainer = self._trainer(folder, callbacks, epochs_before=module.steps_before // checkpoint_every)
             loader = patch_loader(
                 patches,
                 self.plan.batch_size,
@@ -304,7 +317,25 @@ class _Fold:
         loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
-    def _trainer(self, folder: FoldFolder, epochs_before: int) -> lightning.Trainer:
+    def _callbacks(self, folder: FoldFolder, validation: Sequence[CachedCase]) -> list[Callback]:
+        """What watches the training; whoever reads a file comes after who writes it."""
+        pictures: list[Callback] = []
+        if can_draw():
+            pictures.append(Curves(folder, self.plan, self.progress))
+        if can_draw() and self.recipe.pretrain is None:
+            pictures.append(WorstCase(folder, self.plan, validation, self.network_grid, self.progress))
+        return [
+            StopInTime(folder),
+            StepLog(folder.steps),
+            ValidationLog(folder, self.progress),
+            *pictures,
+            LiveView(self.progress, f"Training fold {self.index}", folder.metrics),
+            Checkpoints(folder),
+        ]
+
+    def _trainer(
+        self, folder: FoldFolder, callbacks: list[Callback], epochs_before: int
+    ) -> lightning.Trainer:
         training = self.recipe.training
         trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
@@ -315,13 +346,7 @@ class _Fold:
             gradient_clip_val=self.recipe.optimizer.gradient_clip,
             check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
             num_sanity_val_steps=0,
-            callbacks=[
-                StopInTime(),
-                StepLog(folder.steps),
-                ValidationLog(folder, self.progress),
-                ProgressBar(self.progress, f"Training fold {self.index}"),
-                Checkpoints(folder),
-            ],
+            callbacks=callbacks,
             logger=_tensorboard(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -332,6 +357,12 @@ class _Fold:
         # and steps are restored by the module; all that Lightning must know is when to validate next.
         trainer.fit_loop.epoch_progress.current.processed = epochs_before
         return trainer
+
+
+def _network_grids(dataset: Dataset, plan: Plan) -> Callable[[str], Grid]:
+    """Gives the grid on which the network sees a case, by its id."""
+    images = {case.id: case.images[0] for case in dataset.cases}
+    return lambda case: plan.preprocessing.network_grid(read_header(images[case]).grid)
 
 
 def _workers(compute: Compute) -> int:
