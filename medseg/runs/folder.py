@@ -25,10 +25,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from medseg import __version__
-from medseg.errors import BundleError, InputError, MedsegError
+from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.files import read_json
+from medseg.runs.chosen_postprocess import ChosenPostprocess
 from medseg.runs.documents import load_json, load_yaml, save_json, save_yaml
 from medseg.runs.plan import Plan
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.runs.recipe import Recipe
 
 __all__ = ["FoldFolder", "RunFolder", "software_versions"]
@@ -144,6 +146,48 @@ class RunFolder:
     def manifest_path(self) -> Path:
         """Versions, seed, inputs and their hashes."""
         return self.path / "manifest.json"
+
+    @property
+    def cross_validation(self) -> Path:
+        """Scores over all folds, once every one is finished."""
+        return self.path / "cross_validation.json"
+
+    @property
+    def postprocess_path(self) -> Path:
+        """Postprocessing that was chosen on validation cases."""
+        return self.path / "postprocess.json"
+
+    def chosen_postprocess(self) -> ChosenPostprocess | None:
+        """Postprocessing that was chosen on validation cases; ``None`` if none was.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        if not self.postprocess_path.is_file():
+            return None
+        return self._read(load_json, ChosenPostprocess, self.postprocess_path.name)
+
+    def chosen(self, choice: PostprocessChoice) -> PostprocessChoice:
+        """The choice itself, or where it leaves all to validation cases, what was chosen on them.
+
+        Raises:
+            ConfigError: It was not chosen yet.
+            BundleError: The run is damaged.
+        """
+        if not choice.is_open:
+            return choice
+        chosen = self.chosen_postprocess()
+        if chosen is None:
+            raise ConfigError(
+                "postprocessing was not chosen yet",
+                where=self.path,
+                fix="let the training end (medseg train --resume), or give --postprocess none",
+            )
+        return chosen.choice
+
+    def save_chosen_postprocess(self, chosen: ChosenPostprocess) -> None:
+        """Write it."""
+        save_json(chosen, self.postprocess_path)
 
     def recipe(self) -> Recipe:
         """The recipe, with every default spelt out.

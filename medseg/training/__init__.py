@@ -3,6 +3,17 @@
 from medseg.training.budget import Budget
 from medseg.training.fingerprint import fingerprint
 from medseg.training.planning import plan_from_dataset
+from medseg.training.postprocess_choice import choose_postprocessing
+from medseg.training.seeds import SeedRuns, train_seeds
 from medseg.training.train import TrainingOptions, train
 
-__all__ = ["Budget", "TrainingOptions", "fingerprint", "plan_from_dataset", "train"]
+__all__ = [
+    "Budget",
+    "SeedRuns",
+    "TrainingOptions",
+    "choose_postprocessing",
+    "fingerprint",
+    "plan_from_dataset",
+    "train",
+    "train_seeds",
+]

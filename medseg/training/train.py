@@ -40,8 +40,10 @@ from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
+from medseg.training.postprocess_choice import choose_postprocessing
 from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
+from medseg.training.spread import write_cross_validation
 from medseg.training.watching import (
     Checkpoints,
     Curves,
@@ -160,7 +162,18 @@ def train(
         )
     if all(fold.finished for fold in run.folds()):  # another process may be training another fold
         shutil.rmtree(run.cache, ignore_errors=True)
+    if recipe.pretrain is None:
+        _conclude(run, dataset, recipe, options.device, progress)
     return run
+
+
+def _conclude(run: RunFolder, dataset: Dataset, recipe: Recipe, device: str, progress: Progress) -> None:
+    """What rests on all folds that are finished, done anew when there are more of them."""
+    write_cross_validation(run)
+    finished = tuple(fold.index for fold in run.folds() if fold.finished)
+    before = run.chosen_postprocess()
+    if recipe.postprocess.is_open and finished and (before is None or before.folds != finished):
+        choose_postprocessing(run, dataset, device=device, progress=progress)
 
 
 def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None:

@@ -220,7 +220,8 @@ class WorstCase(_Picture):
         known = sorted((value, name) for name, value in named if not math.isnan(value))
         if len(known) == 1:
             return f"Dice {_mean(dice):.3f}"
-        return f"mean Dice {_mean(dice):.3f} ({', '.join(f'{name} {value:.2f}' for value, name in known[:_NAMED])})"
+        worst = ", ".join(f"{name} {value:.2f}" for value, name in known[:_NAMED])
+        return f"mean Dice {_mean(dice):.3f} ({worst})"
 
 
 def _mean(dice: npt.NDArray[np.float64]) -> float:

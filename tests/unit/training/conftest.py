@@ -101,3 +101,10 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         return load_dataset(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def crossvalidated(phantoms: Dataset, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Three folds of one step each; nobody changes them but ``postprocess.json``."""
+    options = TrainingOptions(Budget(max_steps=1), seed=4, device="cpu", workers=0)
+    return train(phantoms, recipe, tmp_path_factory.mktemp("runs") / "run", options=options)

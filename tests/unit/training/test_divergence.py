@@ -37,9 +37,9 @@ def test_a_loss_that_is_no_number_names_its_batch_and_the_one_before(loss: str, 
     with pytest.raises(ConfigError) as caught:
         _step(stop, float(loss), _batch(6, 7))
     assert str(caught.value) == (
-        f"optimizer.learning_rate: the loss became {loss} at step 4, on samples 6 (case mr_6) and 7 (case mr_7), "
-        "after one on samples 4 (case mr_4) and 5 (case mr_5); lower it in the recipe and train into another "
-        "--out (no checkpoint was written yet)"
+        f"optimizer.learning_rate: the loss became {loss} at step 4, on samples 6 (case mr_6) and 7 "
+        "(case mr_7), after one on samples 4 (case mr_4) and 5 (case mr_5); lower it in the recipe and train "
+        "into another --out (no checkpoint was written yet)"
     )
 
 
