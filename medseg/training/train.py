@@ -51,7 +51,7 @@ from medseg.training.watching import (
     StepLog,
     StopInTime,
     ValidationLog,
-    WorstCase,
+    WorstCasePicture,
     load_resume_state,
     save_weights,
 )
@@ -336,7 +336,7 @@ class _Fold:
         if can_draw():
             pictures.append(Curves(folder, self.plan, self.progress))
         if can_draw() and self.recipe.pretrain is None:
-            pictures.append(WorstCase(folder, self.plan, validation, self.network_grid, self.progress))
+            pictures.append(WorstCasePicture(folder, self.plan, validation, self.network_grid, self.progress))
         return [
             StopInTime(folder),
             StepLog(folder.steps),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medseg.training.watching.live_view import LiveView
-from medseg.training.watching.pictures import Curves, WorstCase
+from medseg.training.watching.pictures import Curves, WorstCasePicture
 from medseg.training.watching.stopping import StopInTime
 from medseg.training.watching.tables import (
     StepLog,
@@ -22,7 +22,7 @@ __all__ = [
     "StepLog",
     "StopInTime",
     "ValidationLog",
-    "WorstCase",
+    "WorstCasePicture",
     "append_rows",
     "drop_rows_after",
     "load_resume_state",

@@ -24,7 +24,7 @@ from medseg.training.module import TrainingModule
 from medseg.training.watching.tables import read_rows
 from medseg.volume import Volume
 
-__all__ = ["Curves", "DrawingAllowance", "WorstCase"]
+__all__ = ["Curves", "DrawingAllowance", "WorstCasePicture"]
 
 _SHARE = 0.005
 """Of the training's CPU time, for each of two pictures."""
@@ -151,7 +151,7 @@ class _Scored:
     dice: npt.NDArray[np.float64]
 
 
-class WorstCase(_Picture):
+class WorstCasePicture(_Picture):
     """``worst_case.png``: of the last validation, the case with the lowest mean Dice, on the network's grid.
 
     Args:

@@ -13,7 +13,7 @@ from medseg.errors import ResourceError
 from medseg.geometry import Grid
 from medseg.runs import Plan, RunFolder
 from medseg.training.cache import CachedCase
-from medseg.training.watching import Curves, WorstCase, append_rows
+from medseg.training.watching import Curves, WorstCasePicture, append_rows
 from medseg.training.watching import pictures as module
 from medseg.training.watching.pictures import DrawingAllowance
 
@@ -135,7 +135,7 @@ def test_the_worst_case_is_drawn_on_its_own_grid(
     )
     grids = {case.id: Grid(case.image.shape[1:], np.eye(4)) for case in cases}
     fold, progress = RunFolder(tmp_path).fold(0), SimpleNamespace(note=pytest.fail)
-    worst = WorstCase(fold, plan, cases, grids.__getitem__, progress, _Free())  # type: ignore[arg-type]
+    worst = WorstCasePicture(fold, plan, cases, grids.__getitem__, progress, _Free())  # type: ignore[arg-type]
     trainer: Any = None
     worst.on_validation_start(trainer, _module(8))
     dice = {0: [0.9, 0.9, 0.9, 0.9], 1: [np.nan] * 4, 2: [0.2, np.nan, 0.8, 0.5], 3: [0.6] * 4}
