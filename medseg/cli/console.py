@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
@@ -40,8 +41,8 @@ class _Settings:
 
 _STDOUT = "standard output"
 _ANY_WIDTH = 10_000
-_REFRESHED_A_SECOND = 4
-"""Each time costs about a millisecond of CPU time, which a training may count."""
+_REFRESHED_A_SECOND = 1
+"""Each time costs milliseconds of CPU time, which a training may count."""
 
 settings = _Settings()
 """What ``--quiet`` and ``--debug`` set, for this process."""
@@ -153,7 +154,10 @@ class _Bars:
             self._drawn.shown = None
 
     def _show(self, board: Board) -> None:
-        self._drawn.shown = _panel(board)
+        console = self._drawn.console
+        # Laid out once a state, not once a refresh.
+        lines = console.render_lines(_panel(board), pad=False, new_lines=True)
+        self._drawn.shown = Segments(segment for line in lines for segment in line)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from medseg.training.watching.tables import read_rows
 __all__ = ["DataClock", "LiveView", "SmoothedLoss", "score_rows", "told_minutes"]
 
 PER_CENT = 100.0
-_SHOWN_EVERY_SECONDS = 0.5
+_SHOWN_EVERY_SECONDS = 2.0
 _MEMORY = 0.98
 _MOST_ROWS = 8
 _WORST = 5
