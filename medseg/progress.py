@@ -4,11 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-__all__ = ["Progress", "SilentProgress", "track"]
+__all__ = ["Board", "Progress", "SilentProgress", "track"]
 
 Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Board:
+    """What long work shows of itself beside its bar, as text.
+
+    Attributes:
+        title: What it is.
+        facts: Names and values.
+        columns: Headings of the table, if there is one.
+        rows: Of the table, a field for each column.
+        footnote: Below the table.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...] = ()
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    footnote: str = ""
 
 
 class Progress(Protocol):
@@ -24,6 +44,10 @@ class Progress(Protocol):
         """Say something worth a line."""
         ...
 
+    def board(self) -> AbstractContextManager[Callable[[Board], None]]:
+        """Open a board beside the bars; the callable that it yields shows another state of it."""
+        ...
+
 
 class SilentProgress:
     """Shows nothing: the default of every public function."""
@@ -35,6 +59,11 @@ class SilentProgress:
 
     def note(self, message: str) -> None:
         """Keep it to itself."""
+
+    @contextmanager
+    def board(self) -> Iterator[Callable[[Board], None]]:
+        """Open a board that nobody sees."""
+        yield lambda _board: None
 
 
 def track(

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 
 from medseg.errors import explain_os_errors
-from medseg.progress import Progress, SilentProgress
+from medseg.progress import Board, Progress, SilentProgress
 
 __all__ = [
     "DebugOption",
@@ -39,6 +41,8 @@ class _Settings:
 
 _STDOUT = "standard output"
 _ANY_WIDTH = 10_000
+_REFRESHED_A_SECOND = 1
+"""Each time costs milliseconds of CPU time, which a training may count."""
 
 settings = _Settings()
 """What ``--quiet`` and ``--debug`` set, for this process."""
@@ -93,8 +97,42 @@ def print_table(
         console.print(table, highlight=False, markup=False)
 
 
+class _Drawn(RichBars):
+    """Bars, with a board above them while there is one."""
+
+    shown: RenderableType | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        if self.shown is not None:
+            yield self.shown
+        yield from super().get_renderables()
+
+
+def _panel(board: Board) -> Panel:
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim")
+    facts.add_column(justify="right")
+    for name, value in board.facts:
+        facts.add_row(Text(name), Text(value))
+    beside = Table.grid(padding=(0, 4))
+    if board.columns:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        for position, column in enumerate(board.columns):
+            table.add_column(Text(column), justify="right" if position else "left", overflow="ellipsis")
+        for row in board.rows:
+            table.add_row(*(Text(field) for field in row))
+        footed = Table.grid()
+        footed.add_row(table)
+        if board.footnote:
+            footed.add_row(Text(board.footnote, style="dim"))
+        beside.add_row(facts, footed)
+    else:
+        beside.add_row(facts)
+    return Panel(beside, title=Text(board.title), title_align="left", expand=False)
+
+
 class _Bars:
-    def __init__(self, drawn: RichBars) -> None:
+    def __init__(self, drawn: _Drawn) -> None:
         self._drawn = drawn
 
     @contextmanager
@@ -107,6 +145,19 @@ class _Bars:
 
     def note(self, message: str) -> None:
         self._drawn.console.print(message, highlight=False, markup=False)
+
+    @contextmanager
+    def board(self) -> Iterator[Callable[[Board], None]]:
+        try:
+            yield self._show
+        finally:
+            self._drawn.shown = None
+
+    def _show(self, board: Board) -> None:
+        console = self._drawn.console
+        # Laid out once a state, not once a refresh.
+        lines = console.render_lines(_panel(board), pad=False, new_lines=True)
+        self._drawn.shown = Segments(segment for line in lines for segment in line)
 
 
 @contextmanager
@@ -122,5 +173,5 @@ def bars() -> Iterator[Progress]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with RichBars(*columns, console=_messages) as drawn:
+    with _Drawn(*columns, console=_messages, refresh_per_second=_REFRESHED_A_SECOND) as drawn:
         yield _Bars(drawn)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table
+from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
 
 if TYPE_CHECKING:
     from medseg.io import Case
@@ -76,8 +76,9 @@ def command(
     postprocess: Annotated[
         str | None,
         typer.Option(
-            help="What is done to label maps: none; instances: objects that touch are told apart, and "
-            "written to OUT/instances; or a YAML file with the keys of a recipe's postprocess.",
+            help="What is done to label maps: none; auto: what helped the run's validation cases; instances: "
+            "objects that touch are told apart, and written to OUT/instances; or a YAML file with the keys "
+            "of a recipe's postprocess.",
             show_default="the recipe's",
         ),
     ] = None,
@@ -125,8 +126,11 @@ def command(
         outcomes = predict_jobs(jobs, out, progress)
     if len(outcomes) == 1 and outcomes[0].error is not None:
         raise outcomes[0].error
-    write_summary(outcomes, out / "summary.json", model=", ".join(map(str, model)))
+    done = jobs[0][0].postprocess
+    write_summary(outcomes, out / "summary.json", model=", ".join(map(str, model)), postprocess=done)
     _show(outcomes, as_json)
+    if not done.does_nothing:
+        status(f"Postprocessing: {done.told()}")
     return exit_code(outcomes)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from medseg.cli.console import (
     settings,
     status,
 )
+
+if TYPE_CHECKING:
+    from medseg.training import SeedRuns
 
 __all__ = ["command"]
 
@@ -46,6 +49,12 @@ def command(
     ] = None,
     max_steps: Annotated[int | None, typer.Option(help="End each fold after so many steps.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, patches and augmentation.")] = 0,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Train with so many seeds, from --seed on, each a run OUT/seed_S; tells how results spread."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     workers: Annotated[
         int | None, typer.Option(help="Processes that prepare patches.", show_default="by device")
@@ -67,11 +76,15 @@ def command(
     medseg train --data images.json --recipe pretrain_denoising --max-steps 2000 --out runs/pretrained
 
     medseg train --data few_labels.json --recipe unet_small --init-encoder runs/pretrained --out runs/few
+
+    medseg train --data Task04_Hippocampus --fold all --max-steps 2000 --out runs/crossvalidated
+
+    medseg train --data Task04_Hippocampus --seeds 3 --max-steps 2000 --out runs/seeds
     """
     from medseg.data import load_dataset
     from medseg.files import read_json
     from medseg.runs import load_recipe
-    from medseg.training import Budget, TrainingOptions, is_first_process, train
+    from medseg.training import Budget, TrainingOptions, is_first_process, train, train_seeds
 
     settings.quiet |= not is_first_process()
     given = (max_steps, max_minutes, max_cpu_minutes) != (None, None, None)
@@ -89,6 +102,15 @@ def command(
     if init_from is not None:
         chosen_recipe = chosen_recipe.model_copy(update={"init_from": str(init_from)})
     pretrains = chosen_recipe.pretrain is not None
+    if seeds is not None:
+        with bars() as progress:
+            dataset = load_dataset(data, labelled=not pretrains)
+            chosen_folds = _folds(fold)
+            found = train_seeds(
+                dataset, chosen_recipe, out, seeds, folds=chosen_folds, options=options, progress=progress
+            )
+        _show_seeds(out, found, as_json)
+        return
     with bars() as progress:
         run = train(
             load_dataset(data, labelled=not pretrains),
@@ -161,8 +183,42 @@ def _show(name: str, results: dict[str, Any]) -> None:
         ]
         for fold, result in results.items()
     ]
+    if len(results) > 1:
+        rows.append(["mean ± sd", "", "", *_over_folds(structures, list(results.values()))])
     columns = ["fold", "steps", "minutes", *(f"Dice {structure}" for structure in structures), "mean Dice"]
     print_table(f"Validation of {name}, on the network's grid", columns, rows)
+
+
+def _over_folds(structures: list[str], results: list[dict[str, Any]]) -> list[str]:
+    from medseg.training.spread import spread_of
+
+    spreads = [spread_of([result["dice"][name] for result in results]) for name in structures]
+    spreads.append(spread_of([result["mean_dice"] for result in results]))
+    return [_with_sd(spread.mean, spread.sd) for spread in spreads]
+
+
+def _show_seeds(out: Path, found: SeedRuns, as_json: bool) -> None:
+    from medseg.files import read_json
+
+    if as_json:
+        print_json(read_json(out / "seeds.json"))
+    else:
+        rows = [
+            [
+                "mean Dice" if name == "mean_dice" else f"Dice {name}",
+                _with_sd(spread.mean, spread.sd),
+                _dice(spread.lowest),
+                _dice(spread.highest),
+            ]
+            for name, spread in found.dice.items()
+        ]
+        seeds = ", ".join(map(str, found.runs))
+        print_table(f"Validation with seeds {seeds}", ["", "mean ± sd", "lowest", "highest"], rows)
+    status(f"The runs are in {out}; segment with one of them, or with several: medseg predict --model …")
+
+
+def _with_sd(mean: float | None, sd: float | None) -> str:
+    return _dice(mean) if sd is None else f"{_dice(mean)} ± {sd:.4f}"
 
 
 def _show_errors(name: str, results: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from medseg.errors import ConfigError, MedsegError
 from medseg.evaluation.pairs import Pair, find_images
 from medseg.io import read_header, read_volume
 from medseg.labels import LabelScheme
-from medseg.pictures import overlay
+from medseg.pictures import can_draw, overlay
 from medseg.volume import Volume
 
 __all__ = ["OVERLAYS", "RANKS", "Pictures", "Ranked", "can_draw", "draw_overlays", "rank_cases"]
@@ -63,11 +62,6 @@ class Ranked:
     rank: str
     pair: Pair
     title: str
-
-
-def can_draw() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def rank_cases(scores: Mapping[str, float], pairs: Sequence[Pair], measure: str) -> list[Ranked]:

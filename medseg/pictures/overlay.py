@@ -15,6 +15,7 @@ from medseg.errors import ConfigError, GeometryError
 from medseg.files import atomic_path
 from medseg.geometry import Grid
 from medseg.labels import LabelScheme
+from medseg.pictures.figures import BACKGROUND, FAINT, TEXT, figure_type
 from medseg.pictures.planes import PLANES, Plane, best_slices, first_channel, intensity_window
 from medseg.volume import Volume
 
@@ -22,12 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["colours_of", "matplotlib_figure", "overlay"]
+__all__ = ["colours_of", "overlay"]
 
 _DPI = 120
-_BACKGROUND = "#101418"
-_TEXT = "#e8eaed"
-_FAINT = "#9aa4ae"
 _FILL = 0.45
 _OBLIQUE_DEGREES = 1.0
 
@@ -90,7 +88,7 @@ def overlay(
     """
     if Path(path).suffix.lower() != ".png":
         raise ConfigError("is no .png file", where=path, fix="give the picture a name that ends in .png")
-    figure_class = matplotlib_figure()
+    figure_class = figure_type()
     ground = image or reference or prediction
     if ground is None:
         raise ConfigError("there is nothing to draw", where=path, fix="give an image or a label map")
@@ -109,24 +107,24 @@ def overlay(
         {int(index) for row in rows if row.fill is not None for index in np.unique(row.fill)} - {0}
     )
     page = _Page(grid, len(rows), labels, present, has_title=title is not None)
-    figure = figure_class(figsize=(page.width, page.height), dpi=_DPI, facecolor=_BACKGROUND)
+    figure = figure_class(figsize=(page.width, page.height), dpi=_DPI, facecolor=BACKGROUND)
     window = intensity_window(pixels, shown)
     for number, row in enumerate(rows):
         for plane in PLANES:
             axes = figure.add_axes(page.panel(number, plane))
             _draw_panel(axes, plane, slices[plane.axis], grid, pixels, window, row, labels)
         figure.text(
-            *page.row_name(number), row.name, color=_TEXT, fontsize=10, rotation=90, ha="center", va="center"
+            *page.row_name(number), row.name, color=TEXT, fontsize=10, rotation=90, ha="center", va="center"
         )
     for plane in PLANES:
         place = _place(plane, slices[plane.axis], grid)
-        figure.text(*page.column_name(plane), place, color=_TEXT, fontsize=9.5, ha="center")
+        figure.text(*page.column_name(plane), place, color=TEXT, fontsize=9.5, ha="center")
     if title is not None:
-        figure.text(*page.title(), title, color=_TEXT, fontsize=12, weight="bold", va="top", parse_math=False)
-    figure.text(*page.footer(), _footer(ground.grid, rows), color=_FAINT, fontsize=7.5)
+        figure.text(*page.title(), title, color=TEXT, fontsize=12, weight="bold", va="top", parse_math=False)
+    figure.text(*page.footer(), _footer(ground.grid, rows), color=FAINT, fontsize=7.5)
     _draw_legend(figure, page, labels, present)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=_BACKGROUND)
+        figure.savefig(temporary, format="png", facecolor=BACKGROUND)
 
 
 class _Page:
@@ -191,21 +189,6 @@ def _shape_of_panel(plane: Plane, grid: Grid) -> float:
     return float(np.clip(width_mm / height_mm, 0.5, 1.8))
 
 
-def matplotlib_figure() -> type[Figure]:
-    """Matplotlib's figure, which draws without a screen.
-
-    Raises:
-        ConfigError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(
-            "pictures need matplotlib, which is not installed", fix="pip install 'medseg[report]'"
-        ) from error
-    return Figure
-
-
 def _class_indices(
     volume: Volume | None, ground: Volume, labels: LabelScheme, name: str
 ) -> npt.NDArray[Any] | None:
@@ -249,7 +232,7 @@ def _draw_panel(
     for spine in axes.spines.values():
         spine.set_visible(False)
     for letter, (x, y, horizontal, vertical) in zip(plane.letters, _EDGES, strict=True):
-        text = axes.text(x, y, letter, color=_TEXT, fontsize=8, transform=axes.transAxes)
+        text = axes.text(x, y, letter, color=TEXT, fontsize=8, transform=axes.transAxes)
         text.set(ha=horizontal, va=vertical, path_effects=[withStroke(linewidth=2.0, foreground="black")])
 
 
@@ -284,7 +267,7 @@ def _draw_legend(figure: Figure, page: _Page, labels: LabelScheme, present: Sequ
         corner = (left, middle - size[1] / 2.0)
         figure.add_artist(Rectangle(corner, *size, facecolor=colour, transform=figure.transFigure))
         place = (left + 0.21 / page.width, middle)
-        figure.text(*place, entry.name, color=_TEXT, fontsize=8, va="center_baseline", parse_math=False)
+        figure.text(*place, entry.name, color=TEXT, fontsize=8, va="center_baseline", parse_math=False)
 
 
 def _place(plane: Plane, index: int, grid: Grid) -> str:

@@ -16,7 +16,8 @@ from medseg.components import bounding_box
 from medseg.errors import ConfigError
 from medseg.files import atomic_path
 from medseg.geometry import Grid
-from medseg.pictures.overlay import colours_of, matplotlib_figure
+from medseg.pictures.figures import figure_type
+from medseg.pictures.overlay import colours_of
 from medseg.pictures.planes import PLANES, Plane, best_slices, intensity_window
 from medseg.runs import Plan
 from medseg.runs.fingerprint import AxisSpread, Histogram
@@ -74,7 +75,7 @@ def plan_picture(path: str | os.PathLike[str], plan: Plan, example: PlanExample)
     facts = plan.fingerprint
     if facts.shape is None or facts.spacing_mm is None or not facts.channels:
         raise ConfigError("its fingerprint is too short to be drawn", where="plan", fix="plan anew")
-    figure_class = matplotlib_figure()
+    figure_class = figure_type()
     rows = _rows_of(len(facts.channels))
     shown_classes = min(len(facts.classes), _MOST_CLASSES)
     heights = [2.5] * len(rows) + [1.5, 0.7 + 0.24 * max(shown_classes, 1), 4.0]

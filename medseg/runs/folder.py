@@ -4,8 +4,9 @@
 
     RUN/
       recipe.yaml  plan.json  split.json  manifest.json  init_from.json
+      cross_validation.json  postprocess.json
       fold_0/
-        metrics.csv  steps.csv  finished.json  tensorboard/
+        metrics.csv  steps.csv  finished.json  curves.png  worst_case.png  tensorboard/
         checkpoints/  resume.ckpt  last.pt  best.pt
 """
 
@@ -24,10 +25,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from medseg import __version__
-from medseg.errors import BundleError, InputError, MedsegError
+from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.files import read_json
+from medseg.runs.chosen_postprocess import ChosenPostprocess
 from medseg.runs.documents import load_json, load_yaml, save_json, save_yaml
 from medseg.runs.plan import Plan
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.runs.recipe import Recipe
 
 __all__ = ["FoldFolder", "RunFolder", "software_versions"]
@@ -67,6 +70,16 @@ class FoldFolder:
     def finished_mark(self) -> Path:
         """Written last: steps, minutes and scores of a training that came to its end."""
         return self.path / "finished.json"
+
+    @property
+    def curves(self) -> Path:
+        """Loss and scores over the training, as a picture."""
+        return self.path / "curves.png"
+
+    @property
+    def worst_case(self) -> Path:
+        """The worst case of the last validation, as a picture."""
+        return self.path / "worst_case.png"
 
     @property
     def tensorboard(self) -> Path:
@@ -138,6 +151,48 @@ class RunFolder:
     def start_report(self) -> Path:
         """What each fold took over of the network that it started from, if it did from one."""
         return self.path / "init_from.json"
+
+    @property
+    def cross_validation(self) -> Path:
+        """Scores over all folds, once every one is finished."""
+        return self.path / "cross_validation.json"
+
+    @property
+    def postprocess_path(self) -> Path:
+        """Postprocessing that was chosen on validation cases."""
+        return self.path / "postprocess.json"
+
+    def chosen_postprocess(self) -> ChosenPostprocess | None:
+        """Postprocessing that was chosen on validation cases; ``None`` if none was.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        if not self.postprocess_path.is_file():
+            return None
+        return self._read(load_json, ChosenPostprocess, self.postprocess_path.name)
+
+    def chosen(self, choice: PostprocessChoice) -> PostprocessChoice:
+        """The choice itself, or where it leaves all to validation cases, what was chosen on them.
+
+        Raises:
+            ConfigError: It was not chosen yet.
+            BundleError: The run is damaged.
+        """
+        if not choice.is_open:
+            return choice
+        chosen = self.chosen_postprocess()
+        if chosen is None:
+            raise ConfigError(
+                "postprocessing was not chosen yet",
+                where=self.path,
+                fix="let the training end (medseg train --resume), or give --postprocess none",
+            )
+        return chosen.choice
+
+    def save_chosen_postprocess(self, chosen: ChosenPostprocess) -> None:
+        """Write it."""
+        save_json(chosen, self.postprocess_path)
 
     def recipe(self) -> Recipe:
         """The recipe, with every default spelt out.

@@ -34,8 +34,6 @@ class Plan(Part):
         preprocessing: Orientation, normalisation, spacing.
         patch_size: Voxels per axis that the network sees in training, and in a window.
         batch_size: Patches per step.
-        class_sampling: How often, relative to each other, patches are centred on each foreground class;
-            equally often if empty.
         network: What is built.
         class_sampling: For each class but the background, how often a patch that shall show a structure is
             to show this one; they sum to 1. Empty: all alike.
@@ -52,7 +50,6 @@ class Plan(Part):
     preprocessing: PreprocessingSpec
     patch_size: tuple[int, int, int]
     batch_size: int = Field(ge=1)
-    class_sampling: tuple[float, ...] = ()
     network: NetworkPlan
     class_sampling: tuple[Annotated[float, Field(ge=0.0)], ...] = ()
     inference_mode: Literal["streaming", "sliding-window", "overlap-tile"] | None = None

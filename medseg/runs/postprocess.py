@@ -15,7 +15,7 @@ from medseg.runs.part import Part
 
 __all__ = ["InstanceChoice", "PostprocessChoice", "load_postprocess"]
 
-_WORDS = ("instances", "none")
+_WORDS = ("auto", "instances", "none")
 
 
 class InstanceChoice(Part):
@@ -54,7 +54,8 @@ class InstanceChoice(Part):
 class PostprocessChoice(Part):
     """What is done to a label map before it is written, in this order; nothing, if all is left out.
 
-    ``postprocess: instances`` is short for ``postprocess: {instances: {}}``.
+    ``postprocess: instances`` is short for ``postprocess: {instances: {}}``, and ``postprocess: auto`` for
+    ``postprocess: {chosen_by: validation}``.
 
     Attributes:
         smallest_volume_ml: For each class that is named, components below this volume become background.
@@ -63,6 +64,8 @@ class PostprocessChoice(Part):
         fill_holes: Classes whose holes are filled, where they hold background; ``"all"`` or ``"none"``.
         connectivity: Voxels belong together that share a face, an edge or a corner.
         instances: Tells objects apart; their map is written beside the label map.
+        chosen_by: ``"recipe"``: the keys above say all. ``"validation"``: they are left out, and stand in the
+            run's ``postprocess.json`` as soon as it is trained.
     """
 
     smallest_volume_ml: dict[str, PositiveFloat] = Field(default_factory=dict)
@@ -70,6 +73,7 @@ class PostprocessChoice(Part):
     fill_holes: tuple[str, ...] | Literal["all"] = ()
     connectivity: Literal["faces", "edges", "corners"] = "faces"
     instances: InstanceChoice | None = None
+    chosen_by: Literal["recipe", "validation"] = "recipe"
 
     @model_validator(mode="before")
     @classmethod
@@ -78,9 +82,17 @@ class PostprocessChoice(Part):
             return {}
         if value == "instances":
             return {"instances": {}}
+        if value == "auto":
+            return {"chosen_by": "validation"}
         if not isinstance(value, dict | cls):
-            raise ValueError("'instances', 'none' or keys and values are needed")
+            raise ValueError("'auto', 'instances', 'none' or keys and values are needed")
         return value
+
+    @model_validator(mode="after")
+    def _chosen_once(self) -> PostprocessChoice:
+        if self.is_open and self != PostprocessChoice.model_construct(chosen_by="validation"):
+            raise ValueError("what 'chosen_by: validation' finds cannot be given as well")
+        return self
 
     @field_validator("largest_component", mode="before")
     @classmethod
@@ -97,6 +109,31 @@ class PostprocessChoice(Part):
         """Whether label maps stay as they are."""
         return self == PostprocessChoice(connectivity=self.connectivity)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is yet to be chosen."""
+        return self.chosen_by == "validation"
+
+    def told(self) -> str:
+        """What is done, in a few words.
+
+        Example:
+            >>> PostprocessChoice(largest_component=("liver",), fill_holes="all").told()
+            'largest component of liver; holes filled of all'
+        """
+        parts = [f"{name} from {volume:g} ml" for name, volume in self.smallest_volume_ml.items()]
+        if self.largest_component:
+            parts.append(f"largest component of {_names(self.largest_component)}")
+        if self.fill_holes:
+            parts.append(f"holes filled of {_names(self.fill_holes)}")
+        if self.instances is not None:
+            parts.append("objects told apart")
+        return "; ".join(parts) or "nothing"
+
+
+def _names(chosen: tuple[str, ...] | str) -> str:
+    return chosen if isinstance(chosen, str) else ", ".join(chosen)
+
 
 def _class_names(value: Any, *words: str) -> Any:
     """A list of names, one of ``words``, or none."""
@@ -111,7 +148,7 @@ def _class_names(value: Any, *words: str) -> Any:
 
 
 def load_postprocess(word_or_path: str | os.PathLike[str]) -> PostprocessChoice:
-    """``"none"``, ``"instances"``, or what a YAML file holds: the keys of a recipe's ``postprocess``.
+    """``"auto"``, ``"none"``, ``"instances"``, or a YAML file with the keys of a recipe's ``postprocess``.
 
     Raises:
         ConfigError: Another word, or a key that does not exist or fit.

@@ -77,7 +77,8 @@ def load_segmenter(
             out.
         overlap: Of neighbouring windows, as a part of their size; the recipe's if left out.
         mirror: Axes of mirror images that are averaged, such as ``"xy"``; the recipe's if left out.
-        postprocess: What is done to label maps; the recipe's if left out.
+        postprocess: What is done to label maps; the recipe's if left out. What is left to validation is taken
+            from the run's ``postprocess.json``.
         max_ram_bytes: Limit of the whole process; what is free, if left out.
         max_vram_bytes: Limit of what is taken of a GPU; what is free, if left out.
 
@@ -148,7 +149,8 @@ def _members(
     run = RunFolder.open(path)
     run.require_segmentation()
     plan, inference = run.plan(), _inference_choice(run, given)
-    afterwards = run.recipe().postprocess if postprocess is None else postprocess
+    asked_for = run.recipe().postprocess if postprocess is None else postprocess
+    afterwards = run.chosen(asked_for)
     return [
         _Member(folder.weights(checkpoint), plan, inference, afterwards)
         for folder in _chosen_folds(run, fold)

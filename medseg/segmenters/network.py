@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.memory_format import convert_conv3d_weight_memory_format
 
-from medseg.errors import ResourceError
+from medseg.errors import ConfigError, ResourceError
 from medseg.geometry import slab_maps
 from medseg.inference import Compute, NetworkImage, Read, RestoredScores, choose_compute, image_statistics
 from medseg.inference.mirroring import partner_permutation
@@ -44,7 +44,7 @@ class NetworkSegmenter:
         name: What it is called in errors, such as the file of its weights.
 
     Raises:
-        ConfigError: ``postprocess`` names a class that is not there.
+        ConfigError: ``postprocess`` names a class that is not there, or is yet to be chosen.
 
     Example:
         >>> from medseg.runs import Normalization
@@ -80,6 +80,8 @@ class NetworkSegmenter:
         self.channel_names = channel_names
         self.preprocessing = preprocessing
         self.postprocess = postprocess or PostprocessChoice()
+        if self.postprocess.is_open:
+            raise ConfigError("postprocessing is left to validation cases", fix="give what they chose")
         require_classes(self.postprocess, labels)
         self.compute = compute or choose_compute()
         self.name = name

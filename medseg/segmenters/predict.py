@@ -18,6 +18,7 @@ from medseg.io import Case, split_suffix
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
 from medseg.registry import VOLUME_FORMATS
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.cases import instances_path, segment_to_file
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
@@ -184,8 +185,19 @@ def exit_code(outcomes: Sequence[CaseOutcome]) -> int:
     return codes.pop() if len(codes) == 1 else 1
 
 
-def write_summary(outcomes: Sequence[CaseOutcome], path: str | os.PathLike[str], *, model: str) -> None:
-    """Write what became of each case, as JSON."""
+def write_summary(
+    outcomes: Sequence[CaseOutcome],
+    path: str | os.PathLike[str],
+    *,
+    model: str,
+    postprocess: PostprocessChoice | None = None,
+) -> None:
+    """Write what became of each case, and what was done to label maps, as JSON."""
     failed = sum(outcome.error is not None for outcome in outcomes)
-    summary = {"model": model, "done": len(outcomes) - failed, "failed": failed}
+    summary = {
+        "model": model,
+        "postprocess": None if postprocess is None else postprocess.model_dump(mode="json"),
+        "done": len(outcomes) - failed,
+        "failed": failed,
+    }
     write_json({**summary, "cases": [outcome.as_dict() for outcome in outcomes]}, path)

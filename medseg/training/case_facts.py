@@ -72,18 +72,24 @@ def facts_of(
 
     Args:
         image: Its channels.
-        label: Class indices (1, X, Y, Z) on the same grid, where there are labels.
+        label: Class indices (1, X, Y, Z) on the same grid, where there are labels; ``classes`` where a voxel
+            is ignored.
         classes: How many there are, background included.
         channel_names: One per channel.
         axcodes: Orientation of the grid that is kept.
         number: Of the case; what is drawn of it depends on this alone.
     """
-    inside = label.array[0] > 0 if label is not None else _body(image, channel_names)
+    if label is None:
+        inside = _body(image, channel_names)
+    else:
+        inside = (label.array[0] > 0) & (label.array[0] < classes)  # not what is ignored
     counts = np.zeros(0, np.int64)
     components: tuple[npt.NDArray[np.float64], ...] = ()
     if label is not None:
         # Plane by plane, since bincount makes eight bytes of each voxel.
-        counts = np.sum([np.bincount(plane.ravel(), minlength=classes) for plane in label.array[0]], axis=0)
+        counts = np.sum(
+            [np.bincount(plane.ravel(), minlength=classes)[:classes] for plane in label.array[0]], axis=0
+        )
         components = _component_volumes_ml(label, classes)
     return CaseFacts(
         grid=image.grid.reoriented(axcodes),

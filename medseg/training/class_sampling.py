@@ -10,8 +10,8 @@ from medseg.runs import Fingerprint
 __all__ = ["MOST_OFTEN", "plan_class_sampling"]
 
 MOST_OFTEN = 4.0
-"""How many times as often as a class of every case a rare one is looked at, at most: its few cases shall not
-be learnt by heart."""
+"""How many times as often as in turn a case is looked at for the sake of one class, at most: the few cases
+of a rare class shall not be learnt by heart."""
 
 
 def plan_class_sampling(
@@ -19,10 +19,9 @@ def plan_class_sampling(
 ) -> tuple[float, ...]:
     """Weigh the classes that a patch may be centred on.
 
-    Among the classes of a case, each is chosen in proportion to its weight. With equal weights a class of a
-    tenth of the cases is met a tenth as often as one of all; weights in inverse proportion to the number of
-    cases, up to ``MOST_OFTEN``, even this out. How many voxels a class has plays no part: a patch shows a
-    class of few voxels as surely as one of many.
+    The class of a patch is drawn first, then one of the cases that hold it, so that equal weights let each
+    class be met equally often, however few cases and voxels it has. A class of so few cases that each of them
+    would be drawn more than ``MOST_OFTEN`` times as often as in turn is drawn less.
 
     Args:
         facts: Of the data.
@@ -33,22 +32,24 @@ def plan_class_sampling(
         A number for each class but the background; they sum to 1, and are 0 for classes that no case holds.
         Empty where nothing is known of the classes.
     """
-    if not any(entry.cases for entry in facts.classes):
+    held = [entry.cases for entry in facts.classes]
+    if not any(held):
         return ()
-    weights = [min(facts.cases / entry.cases, MOST_OFTEN) if entry.cases else 0.0 for entry in facts.classes]
-    reasons["class_sampling"] = _reason(facts, labels, weights)
+    alike = 1.0 / sum(count > 0 for count in held)
+    weights = [min(alike, MOST_OFTEN * count / facts.cases) for count in held]
+    reasons["class_sampling"] = _reason(facts, labels, [weight / alike for weight in weights])
     return tuple(weight / sum(weights) for weight in weights)
 
 
-def _reason(facts: Fingerprint, labels: LabelScheme, weights: Sequence[float]) -> str:
+def _reason(facts: Fingerprint, labels: LabelScheme, shares: Sequence[float]) -> str:
     rare = {
-        entry.name: weight for entry, weight in zip(labels.foreground, weights, strict=True) if weight > 1.0
+        entry.name: share for entry, share in zip(labels.foreground, shares, strict=True) if 0.0 < share < 1.0
     }
     if not rare:
-        return "every case holds every class: all alike"
-    name = max(rare, key=lambda entry: rare[entry])
+        return "each class is met equally often, however few voxels or cases it has"
+    name = min(rare, key=lambda entry: rare[entry])
     cases = facts.classes[labels.names.index(name) - 1].cases
     return (
-        f"in inverse proportion to the cases that hold a class, up to {MOST_OFTEN:g} times; "
-        f"'{name}', in {cases} of {facts.cases}, {rare[name]:.3g} times"
+        f"each class equally often, but no case {MOST_OFTEN:g} times as often as in turn for one class: "
+        f"'{name}', in {cases} of {facts.cases} cases, is met {rare[name]:.2g} times as often as others"
     )

@@ -62,6 +62,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self.clock = Clock()
         self.steps_before = 0
         self.process, self.processes = 0, 1
+        self.waited_before = 0.0
+        self.waited: Callable[[], float] = lambda: 0.0
         self.all_rows: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]] = lambda own: own
         self.measured: dict[str, float | None] = {}
         self.validated_step = -1
@@ -89,6 +91,11 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
     def judged(self) -> nn.Module:
         """What is validated and kept: the network, or the average of its weights."""
         return self.network if self.average is None else self.average.module
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the training has stood still for its data, before a resume included."""
+        return self.waited_before + self.waited()
 
     @property
     def step(self) -> int:
@@ -161,6 +168,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
             "step": self.step,
             "minutes": self.clock.minutes,
             "cpu_minutes": self.clock.cpu_minutes,
+            "waited_seconds": self.waited_seconds,
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.trainer.optimizers[0].state_dict(),
@@ -174,6 +182,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         self.steps_before = state["step"]
         self.clock.minutes_before = state["minutes"]
         self.clock.cpu_minutes_before = state["cpu_minutes"]
+        self.waited_before = state["waited_seconds"]
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -244,15 +253,17 @@ class SegmentationModule(TrainingModule):
         """Forget the scores of the last validation."""
         self._case_dice = []
 
-    def validation_step(self, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
-        """Segment one whole case on its network grid and count."""
+    def validation_step(self, batch: Patch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
+        """Segment one whole case on its network grid and count; gives class indices and Dice."""
         image = self._image(batch)
         scores = self.inferer(inputs=image, network=self.judged)
         labels = self.plan.labels
-        predicted = labels.to_values(scores.argmax(dim=1)[0].cpu().numpy())
+        indices = scores.argmax(dim=1)[0].to(torch.int16).cpu().numpy()
+        predicted = labels.to_values(indices)
         reference = labels.to_values(batch["label"][0].cpu().numpy())
         overlaps = overlaps_of(confusion(predicted, reference, labels), labels)
         self._case_dice.append(np.asarray([overlap.dice for overlap in overlaps]))
+        return {"predicted": indices, "dice": self._case_dice[-1]}
 
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""

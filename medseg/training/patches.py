@@ -18,8 +18,8 @@ from medseg.runs import Plan, Recipe
 from medseg.training.arrays import StoredArray
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase
+from medseg.training.case_facts import is_ct
 from medseg.training.draws import Draw, PatchDraws, Stream, class_weights, random_generator
-from medseg.training.fingerprint import is_ct
 from medseg.training.waiting import WaitingLoader
 from medseg.transforms import Augmenter, augment_patch
 
@@ -33,9 +33,13 @@ class Patch(TypedDict):
         image: float32 (C, X, Y, Z).
         label: int64 class indices (1, X, Y, Z), of a labelled case.
         weight: float32 weights of the voxels (1, X, Y, Z), where the recipe asks for border weights.
+        case: Id of the case that it comes from.
+        number: Of a training sample.
     """
 
     image: torch.Tensor
+    case: str
+    number: NotRequired[int]
     label: NotRequired[torch.Tensor]
     weight: NotRequired[torch.Tensor]
 
@@ -95,7 +99,7 @@ class PatchDataset(Dataset[Patch]):
             sample["weight"] = torch.from_numpy(weight)
         if change is not None:
             sample = augment_patch(sample, change)
-        patch: Patch = {"image": sample["image"].contiguous()}
+        patch: Patch = {"image": sample["image"].contiguous(), "case": case.id, "number": number}
         if "label" in sample:
             patch["label"] = sample["label"].long()
         if "weight" in sample:
@@ -241,7 +245,7 @@ class WholeCases(Dataset[Patch]):
 
     def __getitem__(self, number: int) -> Patch:
         case = self._cases[number]
-        whole: Patch = {"image": torch.from_numpy(case.image[...])}
+        whole: Patch = {"image": torch.from_numpy(case.image[...]), "case": case.id}
         if case.labelled:
             whole["label"] = torch.from_numpy(case.label[...].astype(np.int32))
         return whole

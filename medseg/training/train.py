@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -25,8 +25,11 @@ from torch.utils.data import DataLoader
 from medseg.data import Dataset, Split, split_dataset
 from medseg.errors import ConfigError, InputError
 from medseg.files import output_folder, remove_partial_files, sha256_of, write_json
+from medseg.geometry import Grid
 from medseg.inference import Compute, choose_compute
+from medseg.io import read_header
 from medseg.networks import build_network
+from medseg.pictures import can_draw
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder, software_versions
 from medseg.training.averaging import has_batch_norm
@@ -39,15 +42,19 @@ from medseg.training.module import SegmentationModule, TrainingModule
 from medseg.training.parts import build_loss, require_fitting_parts
 from medseg.training.patches import PatchDataset, WholeCases, patch_loader
 from medseg.training.planning import plan_from_dataset
+from medseg.training.postprocess_choice import choose_postprocessing
 from medseg.training.precision import avoid_faulty_gradients
 from medseg.training.pretraining import PretrainingModule, build_autoencoder
+from medseg.training.spread import write_cross_validation
 from medseg.training.starts import Start, starts_of, write_reports
 from medseg.training.watching import (
     Checkpoints,
-    ProgressBar,
+    Curves,
+    LiveView,
     StepLog,
     StopInTime,
     ValidationLog,
+    WorstCasePicture,
     load_resume_state,
     save_weights,
 )
@@ -141,6 +148,7 @@ def train(
         ready = processes.by_first(
             lambda: _prepare(dataset, recipe, run, folds, budget, options, processes, progress)
         )
+        network_grid = _network_grids(dataset, ready.plan)
         for fold in ready.unfinished:
             start = ready.starts.get(fold)
             _Fold(
@@ -156,6 +164,7 @@ def train(
                 start,
                 options.deterministic,
                 processes,
+                network_grid,
             ).train(
                 [ready.cases[name] for name in ready.split.training(fold)],
                 [ready.cases[name] for name in ready.split.validation(fold)],
@@ -163,6 +172,8 @@ def train(
         # Another training may be at work on another fold.
         if processes.first and all(fold.finished for fold in run.folds()):
             shutil.rmtree(run.cache, ignore_errors=True)
+    if processes.first and recipe.pretrain is None:
+        _conclude(run, dataset, recipe, options.device, progress)
     return run
 
 
@@ -222,7 +233,18 @@ def _prepare(
         if created:
             shutil.rmtree(run.path, ignore_errors=True)
         raise
+    if unfinished and not can_draw():
+        progress.note("No curves are drawn: matplotlib is missing (pip install 'medseg[report]')")
     return _Ready(plan, split, unfinished, starts, cases)
+
+
+def _conclude(run: RunFolder, dataset: Dataset, recipe: Recipe, device: str, progress: Progress) -> None:
+    """What rests on all folds that are finished, done anew when there are more of them."""
+    write_cross_validation(run)
+    finished = tuple(fold.index for fold in run.folds() if fold.finished)
+    before = run.chosen_postprocess()
+    if recipe.postprocess.is_open and finished and (before is None or before.folds != finished):
+        choose_postprocessing(run, dataset, device=device, progress=progress)
 
 
 def _refuse_occupied(run: RunFolder, folds: Sequence[int], resume: bool) -> None:
@@ -325,6 +347,7 @@ class _Fold:
     start: Start | None
     deterministic: bool
     processes: Processes
+    network_grid: Callable[[str], Grid]
 
     def train(self, training: Sequence[CachedCase], validation: Sequence[CachedCase]) -> None:
         """Train to the end of the budget, from the last checkpoint if there is one."""
@@ -339,7 +362,8 @@ class _Fold:
         if goes_on:
             module.restore(load_resume_state(folder.resume_state))
         with _quiet_lightning(), _told_of_signals(), _deterministic(self.deterministic):
-            trainer = self._trainer(folder, before, epochs_before=module.steps_before // checkpoint_every)
+            callbacks = [*before, *self._callbacks(folder, validation)]
+            trainer = self._trainer(folder, callbacks, epochs_before=module.steps_before // checkpoint_every)
             loader = patch_loader(
                 patches,
                 self.plan.batch_size,
@@ -350,6 +374,7 @@ class _Fold:
                 processes=self.processes.count,
                 accumulate=self.recipe.training.accumulate,
             )
+            module.waited = lambda: loader.waited_seconds
             if module.progress < 1.0:
                 trainer.fit(module, loader, validation_loader)
             self._recalibrate(module, patches)
@@ -366,6 +391,7 @@ class _Fold:
                 "steps": module.step,
                 "minutes": round(module.clock.minutes, 3),
                 "cpu_minutes": round(module.clock.cpu_minutes, 3),
+                "waited_seconds": round(module.waited_seconds, 2),
                 "precision": str(self.compute.dtype).removeprefix("torch."),
                 "device": self.compute.device.type,
                 **module.results(),
@@ -401,16 +427,29 @@ class _Fold:
         loss = build_loss(self.recipe, self.plan)
         return SegmentationModule(network, loss, self.plan, self.recipe, self.budget, self.seed)
 
-    def _trainer(
-        self, folder: FoldFolder, before: Sequence[Callback], epochs_before: int
-    ) -> lightning.Trainer:
-        training = self.recipe.training
-        written = [
+    def _callbacks(self, folder: FoldFolder, validation: Sequence[CachedCase]) -> list[Callback]:
+        """What watches the training; whoever reads a file comes after who writes it."""
+        stops = StopInTime(folder)
+        if not self.processes.first:
+            return [stops]
+        pictures: list[Callback] = []
+        if can_draw():
+            pictures.append(Curves(folder, self.plan, self.progress))
+        if can_draw() and self.recipe.pretrain is None:
+            pictures.append(WorstCasePicture(folder, self.plan, validation, self.network_grid, self.progress))
+        return [
+            stops,
             StepLog(folder.steps),
             ValidationLog(folder, self.progress),
-            ProgressBar(self.progress, f"Training fold {self.index}"),
+            *pictures,
+            LiveView(self.progress, f"Training fold {self.index}", folder.metrics),
             Checkpoints(folder),
         ]
+
+    def _trainer(
+        self, folder: FoldFolder, callbacks: list[Callback], epochs_before: int
+    ) -> lightning.Trainer:
+        training = self.recipe.training
         trainer = lightning.Trainer(
             accelerator=self.compute.device.type,
             accumulate_grad_batches=training.accumulate,
@@ -420,11 +459,7 @@ class _Fold:
             gradient_clip_val=self.recipe.optimizer.gradient_clip,
             check_val_every_n_epoch=max(1, training.validate_every // training.checkpoint_every),
             num_sanity_val_steps=0,
-            callbacks=[
-                *before,
-                StopInTime(),
-                *(written if self.processes.first else ()),
-            ],
+            callbacks=callbacks,
             logger=_tensorboard(folder),
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -443,6 +478,12 @@ def _entered(folder: FoldFolder) -> bool:
     folder.path.mkdir(exist_ok=True)
     remove_partial_files(folder.path)
     return folder.resume_state.is_file()
+
+
+def _network_grids(dataset: Dataset, plan: Plan) -> Callable[[str], Grid]:
+    """Gives the grid on which the network sees a case, by its id."""
+    images = {case.id: case.images[0] for case in dataset.cases}
+    return lambda case: plan.preprocessing.network_grid(read_header(images[case]).grid)
 
 
 def _workers(compute: Compute, processes: Processes) -> int:

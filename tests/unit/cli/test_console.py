@@ -13,7 +13,7 @@ from rich.console import Console
 
 from medseg.cli import console
 from medseg.errors import ResourceError
-from medseg.progress import SilentProgress
+from medseg.progress import Board, SilentProgress
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +120,57 @@ def test_notes_stand_beside_the_bars(terminal: io.StringIO) -> None:
     assert "[fold 1] begins" in terminal.getvalue()
 
 
+BOARD = Board(
+    "Training [fold 0]",
+    facts=(("step", "12"), ("loss", "0.5")),
+    columns=("", "last", "best"),
+    rows=(("Dice [b]liver[/b]", "0.25", "0.75"),),
+    footnote="the worst 1 of 9",
+)
+
+
+def test_a_board_stands_above_the_bars_while_it_is_open(terminal: io.StringIO) -> None:
+    with console.bars() as progress, progress.task("training", total=100):
+        with progress.board() as show:
+            show(BOARD)
+        progress.note("after it")
+    before, after = terminal.getvalue().split("after it")
+    for words in ("Training [fold 0]", "step", "12", "Dice [b]liver[/b]", "0.75", "the worst 1 of 9"):
+        assert words in _shown(show_board=BOARD)
+    assert "Dice" not in after
+    assert "training" in before + after
+
+
+def _shown(show_board: Board) -> str:
+    written = io.StringIO()
+    Console(file=written, width=100, _environ={}).print(console._panel(show_board))
+    return written.getvalue()
+
+
+def test_a_board_without_a_table_shows_its_facts() -> None:
+    shown = _shown(Board("x", facts=(("step", "12"),)))
+    assert "step" in shown
+    assert len(shown.splitlines()) == 3
+
+
+def test_a_board_fits_a_narrow_terminal() -> None:
+    written = io.StringIO()
+    Console(file=written, width=40, _environ={}).print(console._panel(BOARD))
+    assert max(map(len, written.getvalue().splitlines())) <= 40
+
+
 def test_bars_are_silent_with_quiet(terminal: io.StringIO) -> None:
     console.settings.quiet = True
     with console.bars() as progress, progress.task("cases", total=1) as advance:
         advance(1)
     assert isinstance(progress, SilentProgress)
     assert terminal.getvalue() == ""
+
+
+def test_boards_are_silent_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
+    with console.bars() as progress, progress.board() as show:
+        show(BOARD)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_bars_are_silent_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:

@@ -71,8 +71,8 @@ def test_it_comes_back_from_a_file(choice: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ("instance", "key 'postprocess': 'instances', 'none' or keys and values are needed"),
-        (["instances"], "key 'postprocess': 'instances', 'none' or keys and values are needed"),
+        ("instance", "key 'postprocess': 'auto', 'instances', 'none' or keys and values are needed"),
+        (["instances"], "key 'postprocess': 'auto', 'instances', 'none' or keys and values are needed"),
         (
             {"largest_componant": "all"},
             "unknown key 'postprocess.largest_componant'; did you mean 'largest_component'",

@@ -17,6 +17,7 @@ from medseg.io import SUFFIXES, Case, read_header, read_volume, write_volume
 from medseg.labels import LabelScheme
 from medseg.registry import VOLUME_FORMATS
 from medseg.runs import Normalization, PreprocessingSpec
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters import (
     CaseOutcome,
     EnsembleSegmenter,
@@ -263,10 +264,16 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
     done = CaseOutcome("a", 1.23456, Path("out/a.nii"), {"low": 3})
     failed = outcome_of(InputError("is cut", where="b.nii", fix="copy it again"))
 
-    write_summary([done, failed], tmp_path / "summary.json", model="runs/x")
+    write_summary(
+        [done, failed],
+        tmp_path / "summary.json",
+        model="runs/x",
+        postprocess=PostprocessChoice(fill_holes="all"),
+    )
 
     assert json.loads((tmp_path / "summary.json").read_text()) == {
         "model": "runs/x",
+        "postprocess": PostprocessChoice(fill_holes="all").model_dump(mode="json"),
         "done": 1,
         "failed": 1,
         "cases": [

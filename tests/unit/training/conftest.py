@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,12 @@ from medseg.training.cache import CachedCase, prepare_cases
 from medseg.volume import Volume
 
 Array = npt.NDArray[np.generic]
+
+
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the trainings here; ``crossvalidated`` is made before, and has pictures."""
+    monkeypatch.setattr(sys.modules["medseg.training.train"], "can_draw", lambda: False)
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +108,10 @@ def make_dataset(tmp_path: Path) -> Callable[..., Dataset]:
         return load_dataset(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def crossvalidated(phantoms: Dataset, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """Three folds of one step each; nobody changes them but ``postprocess.json``."""
+    options = TrainingOptions(Budget(max_steps=1), seed=4, device="cpu", workers=0)
+    return train(phantoms, recipe, tmp_path_factory.mktemp("runs") / "run", options=options)

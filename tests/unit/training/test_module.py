@@ -107,6 +107,7 @@ def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
         "step": 6,
         "minutes": 2.0,
         "cpu_minutes": 3.0,
+        "waited_seconds": 4.0,
         "network": first.network.state_dict(),
         "optimizer": optimizer.state_dict(),
         "validated_step": 4,
