@@ -323,10 +323,11 @@ def _with_cases(*counts: int) -> Fingerprint:
     return _facts().model_copy(update={"cases": 20, "classes": classes})
 
 
-def test_classes_of_few_cases_are_looked_at_more_often() -> None:
+def test_no_case_is_looked_at_too_often_for_one_rare_class() -> None:
     plan = plan_from_fingerprint(_any_dataset(), _with_cases(20, 10, 1, 0), Recipe())
-    assert plan.class_sampling == pytest.approx((1 / 7, 2 / 7, 4 / 7, 0.0))
-    assert "'c', in 1 of 20, 4 times" in plan.reasons["class_sampling"]
+    # Alike would be a third each; a single case of 20 is drawn four times as often as in turn at most.
+    assert plan.class_sampling == pytest.approx((5 / 13, 5 / 13, 3 / 13, 0.0))
+    assert "'c', in 1 of 20 cases, is met 0.6 times as often" in plan.reasons["class_sampling"]
 
 
 def test_classes_of_every_case_are_looked_at_alike() -> None:
