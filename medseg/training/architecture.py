@@ -15,7 +15,7 @@ from medseg.errors import ConfigError
 from medseg.registry import NETWORKS
 from medseg.runs import NetworkPlan, Recipe
 
-__all__ = ["Topology", "Triple", "plan_network", "plan_topology", "round_up"]
+__all__ = ["Topology", "Triple", "plan_network", "plan_topology", "round_to", "round_up"]
 
 SMALLEST_GRID = 4
 """Voxels per axis that the network's deepest level keeps at least."""
@@ -131,6 +131,21 @@ def round_up(size: Sequence[float], divisor: Triple) -> Triple:
     """The smallest sizes at or above ``size`` that ``divisor`` divides."""
     return _triple(
         [math.ceil(length / factor - 1e-9) * factor for length, factor in zip(size, divisor, strict=True)]
+    )
+
+
+def round_to(size: Sequence[float], divisor: Triple) -> Triple:
+    """The nearest sizes that ``divisor`` divides, the smaller of two; none is 0.
+
+    Example:
+        >>> round_to((35, 50, 3), (8, 8, 8))
+        (32, 48, 8)
+    """
+    return _triple(
+        [
+            max(1, math.ceil(length / factor - 0.5)) * factor
+            for length, factor in zip(size, divisor, strict=True)
+        ]
     )
 
 

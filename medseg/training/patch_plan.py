@@ -10,7 +10,7 @@ import numpy as np
 from medseg.errors import ConfigError
 from medseg.io.sizes import format_bytes
 from medseg.runs import Fingerprint, NetworkPlan, Recipe
-from medseg.training.architecture import Topology, Triple, plan_topology, round_up
+from medseg.training.architecture import Topology, Triple, plan_topology, round_to, round_up
 from medseg.training.step_memory import step_memory
 
 __all__ = ["LARGEST_BATCH", "SMALLEST_BATCH", "plan_patch"]
@@ -78,15 +78,18 @@ def _largest(
     batch: int,
     reasons: dict[str, str],
 ) -> tuple[Triple, Topology]:
-    """The median case, cut along its longest axis in millimetres until a step fits into memory."""
+    """The median case, cut along its longest axis in millimetres until a step fits into memory.
+
+    Rounded up instead, the patches of small cases would be zeros to a good part, which cost as much.
+    """
     limit = recipe.training.memory_gb * _BYTES_PER_GB
     spacing = np.asarray(spacing_mm)
     size = np.asarray(facts.median_shape) * np.asarray(facts.median_spacing_mm) / spacing
     wanted = np.maximum(1, size.round())
-    reasons["patch_size"] = "the median case, each axis rounded up to what the network divides by"
+    reasons["patch_size"] = "the median case, each axis rounded to the nearest that the network divides by"
     while True:
         topology = fixed or plan_topology(wanted, spacing_mm)
-        patch = round_up(wanted, topology.divisor)
+        patch = round_to(wanted, topology.divisor)
         needed = step_memory(network_of(topology), topology.divisor).bytes_of(patch, batch)
         if needed <= limit:
             return patch, topology

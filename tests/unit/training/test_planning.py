@@ -77,7 +77,8 @@ def test_any_plan_can_be_pooled_and_fits_the_memory(
     assert levels == len(strides) + 1 == len(plan.network.options["kernel_sizes"]) <= MOST_LEVELS
     # No axis is cut where the whole case fits.
     if "cut where it is longest" not in plan.reasons["patch_size"]:
-        assert all(patch >= size for patch, size in zip(plan.patch_size, shape, strict=True))
+        sides = zip(plan.patch_size, shape, _divisor(plan), strict=True)
+        assert all(patch >= size - factor / 2 for patch, size, factor in sides)
 
 
 @settings(max_examples=15, deadline=None)
@@ -104,7 +105,7 @@ def test_thick_slices_are_not_cut_to_nothing() -> None:
 def test_the_longest_axis_in_millimetres_is_cut() -> None:
     recipe = Recipe(training={"memory_gb": 10.2})
     plan = plan_from_fingerprint(_any_dataset(), _facts((100, 100, 300), (1.0, 1.0, 2.0)), recipe)
-    assert plan.patch_size[:2] == (112, 112)
+    assert plan.patch_size[:2] == (96, 96)
     assert 112 < plan.patch_size[2] < 200
     assert "cut where it is longest" in plan.reasons["patch_size"]
 
@@ -205,10 +206,10 @@ def _spread(smallest: float, tenth: float, largest: float) -> AxisSpread:
     )
 
 
-def test_hippocampus_keeps_its_plan() -> None:
+def test_hippocampus_is_not_filled_up_with_zeros() -> None:
     facts = _facts((35, 50, 36))
     plan = plan_from_fingerprint(_any_dataset(), facts, Recipe())
-    assert (plan.patch_size, plan.batch_size) == ((40, 56, 40), 2)
+    assert (plan.patch_size, plan.batch_size) == ((32, 48, 32), 2)
     assert plan.network.options["strides"] == [[2, 2, 2]] * 3
     assert plan.network.options["features"] == [32, 64, 128, 256]
 
