@@ -44,8 +44,9 @@ class _Watcher:
 
 def _module(**changes: Any) -> Any:
     dice = {"dice_liver": 0.5, "mean_dice": 0.5}
-    defaults = {"step": 10, "minutes": 3.0, "progress": 0.25, "quality": 0.5, "best_quality": 0.5}
-    return SimpleNamespace(**(defaults | {"columns": lambda: dice} | changes))
+    defaults = {"step": 10, "progress": 0.25, "quality": 0.5, "best_quality": 0.5}
+    clock = SimpleNamespace(minutes=changes.pop("minutes", 3.0))
+    return SimpleNamespace(**(defaults | {"columns": lambda: dice, "clock": clock} | changes))
 
 
 def _trainer() -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from medseg.errors import BundleError, ConfigError, ResourceError
-from medseg.runs import RunFolder
+from medseg.runs import Recipe, RunFolder
 from medseg.training.watching import (
     Checkpoints,
     StepLog,
@@ -85,6 +85,7 @@ class _Module(SimpleNamespace):
         defaults: dict[str, Any] = {
             "network": network,
             "judged": network,
+            "recipe": Recipe(),
             "step": 4,
             "clock": SimpleNamespace(minutes=0.5),
             "progress": 0.4,
