@@ -54,7 +54,8 @@ class NetworkChoice(Part):
 
     Attributes:
         name: A registered network.
-        base_features: Features of the first level; each further level has twice as many, up to 320.
+        base_features: Features of the first level; each further level has twice as many, up to 320. If left
+            out, 16 for a training on processors that ends within eight hours of them, else 32.
         options: What else the network's constructor takes; goes before what the plan would choose.
     """
 

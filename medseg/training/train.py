@@ -58,6 +58,7 @@ from medseg.training.watching import (
     load_resume_state,
     save_weights,
 )
+from medseg.training.width import fit_width
 
 __all__ = ["TrainingOptions", "train"]
 
@@ -142,6 +143,7 @@ def train(
     budget = options.budget or Budget(max_steps=recipe.training.max_steps)
     compute = choose_compute(options.device, recipe.training.precision)
     run = RunFolder(Path(out))
+    recipe = fit_width(recipe, budget, compute.device.type, torch.get_num_threads())
     with join_processes(compute.device.type) as processes:
         compute = processes.require_device(compute)
         workers = _workers(compute, processes) if options.workers is None else options.workers
