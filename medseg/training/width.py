@@ -30,7 +30,8 @@ def fit_width(recipe: Recipe, budget: Budget, device_type: str, threads: int) ->
 
     Returns:
         The recipe with ``network.base_features`` spelt out; the same one where it is given already, the
-        network's levels have no widths of their own or come from elsewhere, or the budget is long, or of steps alone.
+        network's levels have no widths of their own or come from elsewhere, or the budget is long, or of
+        steps alone.
 
     Example:
         >>> fit_width(Recipe(), Budget(max_cpu_minutes=30), "cpu", threads=2).network.base_features

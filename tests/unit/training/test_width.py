@@ -42,9 +42,7 @@ def test_what_is_given_stays(recipe: Recipe) -> None:
     assert fit_width(recipe, Budget(max_cpu_minutes=1), "cpu", threads=1) is recipe
 
 
-def test_the_run_says_how_wide_it_is_and_resumes_as_wide(
-    phantoms: Dataset, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_the_run_says_how_wide_it_is_and_resumes_as_wide(phantoms: Dataset, tmp_path: Path) -> None:
     # As a resumed training gives it: nothing said of the width.
     small = {"patch_size": (8, 8, 8), "batch_size": 1, "checkpoint_every": 1, "validate_every": 50}
     open_recipe = Recipe(folds=3, network={"name": "unet"}, training=small, augmentation=None)
