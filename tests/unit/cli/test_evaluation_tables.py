@@ -184,6 +184,7 @@ def test_notes_are_warnings(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
             "flipped": [flip],
             "resampled": [{"case": f"c{n}", "prediction": "spacing"} for n in range(7)],
             "sheared": ["s"],
+            "partly_labelled": [],
             "overlays": [{"file": "overlays/best.png", "note": "no image"}, {"file": "x", "note": None}],
         }
     )

@@ -65,7 +65,7 @@ def _patches(
     **changes: Any,
 ) -> PatchDataset:
     recipe = Recipe(augmentation=augmentation, training={"foreground_fraction": fraction})
-    return PatchDataset(cases, plan.model_copy(update=changes), recipe, seed)
+    return PatchDataset(cases, plan.model_copy(update={"class_sampling": ()} | changes), recipe, seed)
 
 
 def _equal(first: Any, second: Any) -> bool:

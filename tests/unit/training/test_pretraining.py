@@ -99,7 +99,7 @@ def test_segmentation_still_refuses_what_has_no_label(
 def test_patches_without_labels_are_those_with(
     phantoms: Dataset, plan: Plan, recipe: Recipe, tmp_path: Path, cases: Any
 ) -> None:
-    bare = plan.model_copy(update={"labels": phantoms.without_labels().labels})
+    bare = plan.model_copy(update={"labels": phantoms.without_labels().labels, "class_sampling": ()})
     alone = prepare_cases(phantoms.without_labels().cases, bare, tmp_path, SilentProgress())
     assert all(not case.labelled and case.input_hashes.keys() == {"image_0"} for case in alone)
     assert all(np.array_equal(one.image, other.image) for one, other in zip(alone, cases, strict=True))
@@ -111,7 +111,7 @@ def test_patches_without_labels_are_those_with(
     )
     for number in range(8):
         patch = PatchDataset(alone, bare, everywhere, seed=2)[number]
-        assert patch.keys() == {"image"}
+        assert patch.keys() == {"image", "case", "number"}
         assert patch["image"].shape == (1, 16, 16, 8)
         again = PatchDataset(alone, bare, recipe, seed=2)[number]["image"]
         assert torch.equal(again, PatchDataset(alone, bare, recipe, seed=2)[number]["image"])

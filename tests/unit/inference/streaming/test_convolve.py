@@ -20,6 +20,8 @@ from medseg.ranges import TransposedWindow
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 PRECISIONS = [torch.float32, torch.bfloat16]
+# Where the processor does not compute in bfloat16, PyTorch's transposed convolutions round every partial sum.
+ROUNDED_ONCE = PRECISIONS if torch.ops.mkldnn._is_mkldnn_bf16_supported() else [torch.float32]
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def test_convolution_equals_pytorch_in_double_precision(case: Case, dtype: torch
 
 
 @settings(max_examples=100, deadline=None)
-@given(case=cases(), dtype=st.sampled_from(PRECISIONS), seed=st.integers(0, 1000))
+@given(case=cases(), dtype=st.sampled_from(ROUNDED_ONCE), seed=st.integers(0, 1000))
 def test_transposed_convolution_equals_pytorch_in_double_precision(
     case: Case, dtype: torch.dtype, seed: int
 ) -> None:
@@ -100,7 +102,7 @@ def test_transposed_convolution_equals_pytorch_in_double_precision(
 @pytest.mark.parametrize(
     ("kernel", "stride"), [(2, 2), (3, 2), (4, 2), (5, 2), (3, 1), (1, 2), (3, 3), (2, 3)]
 )
-@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("dtype", ROUNDED_ONCE)
 def test_transposed_convolutions_of_networks(dims: int, kernel: int, stride: int, dtype: torch.dtype) -> None:
     for padding, output_padding in [(0, 0), (kernel // 2, stride - 1)]:
         case = Case(
@@ -123,7 +125,7 @@ def test_transposed_convolution_by_hand() -> None:
     assert made.flatten().tolist() == [11.0, 21.0, 51.0, 41.0, 61.0]
 
 
-@pytest.mark.parametrize("dtype", PRECISIONS)
+@pytest.mark.parametrize("dtype", ROUNDED_ONCE)
 def test_results_have_channels_last_even_of_one_channel(dtype: torch.dtype) -> None:
     case = Case(
         3, (1, 4), 1, (3, 3, 3), (1, 1, 1), (0, 1, 1), (1, 1, 1), (0, 0, 0), (5, 6, 7), 1,
