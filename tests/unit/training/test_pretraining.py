@@ -115,7 +115,7 @@ def test_patches_without_labels_are_those_with(
         assert patch["image"].shape == (1, 16, 16, 8)
         again = PatchDataset(alone, bare, recipe, seed=2)[number]["image"]
         assert torch.equal(again, PatchDataset(alone, bare, recipe, seed=2)[number]["image"])
-    assert WholeCases(alone)[0].keys() == {"image"}
+    assert WholeCases(alone)[0].keys() == {"image", "case"}
 
 
 # Learning
