@@ -35,7 +35,7 @@ from medseg.runs.recipe import InferenceChoice
 from medseg.segmenters.segmentation_plan import STREAMED_LABELS, SegmentationPlan
 from medseg.volume import Slices
 
-__all__ = ["MODES", "Passages", "SegmentationPlan"]
+__all__ = ["MODES", "SMALL", "Passages", "SegmentationPlan"]
 
 MODES = ("auto", *planning.MODES)
 """The ways to infer, or to choose by the network."""
@@ -47,7 +47,7 @@ _ROUND = 1.02
 """Times what would do, so that a number with few digits, tried a moment later, does as well."""
 _MANY_TIMES = 4.0
 """Tiles that have voxels computed more often than this may lose against windows."""
-_SMALL = 2.0
+SMALL = 2.0
 """Times the voxels of the training's patch: an image up to there is seen at once, since looking at a network
 takes about as long as a pass."""
 _AT_ONCE = "at once"
@@ -131,7 +131,7 @@ class Passages:
     def _is_small(self, shape: tuple[int, ...]) -> bool:
         """Whether an image is no larger than what the network was trained on, and streamed if it were."""
         padded = margins_up_to(shape[2:], self.patch_size).padded_size
-        if self.choice.mode != "auto" or math.prod(padded) > _SMALL * math.prod(self.patch_size):
+        if self.choice.mode != "auto" or math.prod(padded) > SMALL * math.prod(self.patch_size):
             return False
         mode, _ = self._mode((*shape[:2], *self.patch_size))
         return mode == "streaming"

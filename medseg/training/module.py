@@ -15,6 +15,7 @@ from torch import nn
 from medseg.inference import SlidingWindowInferer
 from medseg.metrics import confusion, overlaps_of
 from medseg.runs import Plan, Recipe
+from medseg.segmenters.passage import SMALL
 from medseg.training.averaging import average_of, recalibrate_batch_norm
 from medseg.training.budget import Budget, learning_rate_factor
 from medseg.training.clock import Clock
@@ -213,9 +214,6 @@ class SegmentationModule(TrainingModule):
         # Networks with heads on coarser levels give those to the loss as well.
         scores_of: Any = getattr(self.network, "forward_deep", self.network)
         self._scores_of = torch.compile(scores_of) if recipe.training.compile else scores_of
-        self.inferer = SlidingWindowInferer(
-            roi_size=plan.patch_size, overlap=recipe.inference.overlap, mode=recipe.inference.blend
-        )
         self._case_dice: list[npt.NDArray[np.float64]] = []
 
     @property
@@ -256,7 +254,7 @@ class SegmentationModule(TrainingModule):
     def validation_step(self, batch: Patch, batch_idx: int) -> dict[str, Any]:  # noqa: ARG002
         """Segment one whole case on its network grid and count; gives class indices and Dice."""
         image = self._image(batch)
-        scores = self.inferer(inputs=image, network=self.judged)
+        scores = self._inferer(image)(inputs=image, network=self.judged)
         labels = self.plan.labels
         indices = scores.argmax(dim=1)[0].to(torch.int16).cpu().numpy()
         predicted = labels.to_values(indices)
@@ -264,6 +262,15 @@ class SegmentationModule(TrainingModule):
         overlaps = overlaps_of(confusion(predicted, reference, labels), labels)
         self._case_dice.append(np.asarray([overlap.dice for overlap in overlaps]))
         return {"predicted": indices, "dice": self._case_dice[-1]}
+
+    def _inferer(self, image: torch.Tensor) -> SlidingWindowInferer:
+        """Windows of the patch's size; a small image is seen at once, as where it is segmented for good."""
+        choice, patch = self.recipe.inference, self.plan.patch_size
+        whole = tuple(map(max, image.shape[2:], patch))
+        local = self.plan.inference_mode == "streaming" and choice.mode in {"auto", "streaming"}
+        small = math.prod(whole) <= SMALL * math.prod(patch)
+        window = whole if local and small else patch
+        return SlidingWindowInferer(roi_size=window, overlap=choice.overlap, mode=choice.blend)
 
     def on_validation_epoch_end(self) -> None:
         """Mean Dice per structure, over the cases that have it or were given it; None if there is none."""

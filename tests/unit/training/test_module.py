@@ -54,6 +54,28 @@ def test_dice_is_the_mean_over_cases_that_have_the_structure(plan: Plan) -> None
     assert module.validated_step == 0
 
 
+@pytest.mark.parametrize(
+    ("mode", "size", "seen"),
+    [
+        ("streaming", (9, 7, 8), [(9, 8, 8)]),  # padded to the patch where it is smaller
+        ("streaming", (16, 8, 8), [(16, 8, 8)]),
+        ("streaming", (17, 8, 8), [(8, 8, 8)] * 4),  # more than twice the patch
+        ("sliding-window", (9, 8, 8), [(8, 8, 8)] * 2),
+    ],
+)
+def test_small_images_are_seen_at_once_where_layers_are_local(
+    plan: Plan, mode: str, size: tuple[int, int, int], seen: list[tuple[int, int, int]]
+) -> None:
+    changed = plan.model_copy(update={"patch_size": (8, 8, 8), "inference_mode": mode})
+    network = _FirstClass()
+    shapes: list[tuple[int, ...]] = []
+    network.register_forward_pre_hook(
+        lambda _, args: shapes.extend([tuple(args[0].shape[2:])] * len(args[0]))
+    )
+    _validate(_module(changed, network), torch.ones(size, dtype=torch.int32))
+    assert shapes == seen
+
+
 @pytest.mark.filterwarnings("error")
 def test_structures_that_no_case_has_make_no_noise(plan: Plan) -> None:
     module = _module(plan)
