@@ -85,7 +85,7 @@ def test_a_small_image_is_seen_at_once_and_labelled_as_if_streamed(mirror: str) 
 
 
 def test_a_small_image_that_does_not_fit_at_once_is_streamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passage, "_SMALL", math.inf)  # so that it takes more than what tells processes apart
+    monkeypatch.setattr(passage, "SMALL", math.inf)  # so that it takes more than what tells processes apart
     network, large = unet(features=[16, 32]), image((96, 96, 96))
     at_once = segmenter(network).plan(large)
     streamed = segmenter(network, mode="streaming").plan(large)
