@@ -1,7 +1,7 @@
 """Recipes, plans and run folders: pure data."""
 
 from medseg.runs.fingerprint import Fingerprint
-from medseg.runs.folder import FoldFolder, RunFolder, software_versions
+from medseg.runs.folder import FoldFolder, RunFolder, software_versions, utc_now
 from medseg.runs.plan import NetworkPlan, Plan
 from medseg.runs.preprocessing import Normalization, PreprocessingSpec
 from medseg.runs.recipe import Augmentation, Recipe, load_recipe, recipe_names
@@ -19,4 +19,5 @@ __all__ = [
     "load_recipe",
     "recipe_names",
     "software_versions",
+    "utc_now",
 ]

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,7 @@ from medseg.runs.plan import Plan
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.runs.recipe import Recipe
 
-__all__ = ["FoldFolder", "RunFolder", "software_versions"]
+__all__ = ["FoldFolder", "RunFolder", "software_versions", "utc_now"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -278,3 +279,8 @@ def software_versions() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def utc_now() -> str:
+    """The time to the second, as a run's documents note it: ``2026-01-31T12:00:00+00:00``."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

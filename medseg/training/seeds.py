@@ -12,8 +12,9 @@ from medseg.errors import ConfigError, InputError
 from medseg.files import write_json
 from medseg.progress import Progress
 from medseg.runs import Recipe, RunFolder
+from medseg.training.options import TrainingOptions
 from medseg.training.spread import Spread, as_json, spreads, summarise_folds
-from medseg.training.train import TrainingOptions, train
+from medseg.training.train import train
 
 __all__ = ["SeedRuns", "train_seeds"]
 

@@ -28,7 +28,8 @@ Array = npt.NDArray[np.generic]
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than the trainings here; ``crossvalidated`` is made before, and has pictures."""
-    monkeypatch.setattr(sys.modules["medseg.training.train"], "can_draw", lambda: False)
+    for module in ("preparation", "fold"):
+        monkeypatch.setattr(sys.modules[f"medseg.training.{module}"], "can_draw", lambda: False)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from medseg.files import read_json, write_json
 from medseg.progress import SilentProgress
 from medseg.runs import Recipe, RunFolder
 from medseg.training import Budget, TrainingOptions, train
-from medseg.training.train import _told_of_signals
+from medseg.training.surroundings import told_of_signals
 
 STEPS = 5
 
@@ -213,7 +213,7 @@ def test_a_run_killed_while_it_ends_validates_once(
         raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["medseg.training.train"], "save_weights", fail)
+        patch.setattr(sys.modules["medseg.training.fold"], "save_weights", fail)
         with pytest.raises(_Killed):
             train(phantoms, recipe, tmp_path / "run", folds=[0], options=_options())
     resumed = train(phantoms, recipe, tmp_path / "run", folds=[0], options=_options(resume=True))
@@ -246,7 +246,9 @@ def test_a_finished_run_is_left_as_it_is(
     run: RunFolder, phantoms: Dataset, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
-    monkeypatch.setattr(sys.modules["medseg.training.train"], "prepare_cases", None)  # not even looked at
+    monkeypatch.setattr(
+        sys.modules["medseg.training.preparation"], "prepare_cases", None
+    )  # not even looked at
     train(phantoms, recipe, run.path, folds=[0], options=_options(resume=True))
     after = {path: path.stat().st_mtime_ns for path in run.path.rglob("*")}
     before.pop(run.path, None)
@@ -423,7 +425,7 @@ def test_other_exits_stay_what_they_are() -> None:
     from lightning.pytorch.utilities.exceptions import SIGTERMException
 
     for raised, code in ((SystemExit(3), 3), (SIGTERMException(), 143)):
-        with pytest.raises(SystemExit) as caught, _told_of_signals():
+        with pytest.raises(SystemExit) as caught, told_of_signals():
             raise raised
         assert caught.value.code == code
 
@@ -436,7 +438,7 @@ def test_ctrl_c_while_preprocessing_keeps_what_is_done(
 
     for error, kept in ((KeyboardInterrupt(), True), (OSError("broken"), False)):
         with monkeypatch.context() as patch:
-            patch.setattr(sys.modules["medseg.training.train"], "prepare_cases", fail)
+            patch.setattr(sys.modules["medseg.training.preparation"], "prepare_cases", fail)
             with pytest.raises(type(error)):
                 train(phantoms, recipe, tmp_path / "run", folds=[0], options=_options(resume=True))
         assert (tmp_path / "run" / "manifest.json").exists() is kept
