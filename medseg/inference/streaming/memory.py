@@ -93,6 +93,7 @@ class _Account:
         }
         self._fresh = dict.fromkeys(nodes, 0)
         self._rings = dict.fromkeys(nodes, 0)
+        self._held = 0
         self._output = schedule.graph.outputs[0]
         self._received = receiver.fixed_bytes
         self._lingering = 0
@@ -128,19 +129,21 @@ class _Account:
         self._hand_over(slab.stop - slab.start)
 
     def _make(self, node: Node, move: Move) -> None:
-        before = self._held()
+        before = self._held
         axis = self._schedule.axis
         sources = [self._schedule.graph.nodes[name] for name in node.inputs]
         first, last = self._read_by(node, move)
         made = made_slices(node, axis, move.start, move.stop, first, last)
+        room = self._schedule.rooms.get(node.name, 0)
+        self._held += (made + room - self._rings[node.name]) * self._slice_bytes[node.name]
         self._fresh[node.name] += made
         self._made_now[node.name] = move
-        self._rings[node.name] = self._schedule.rooms.get(node.name, 0)
+        self._rings[node.name] = room
         gathered = self._gathered(node, first, last)
         if node.kind in _FOR_NOW:
             self._scratch = max(self._scratch, gathered)
             gathered = 0
-        work = gathered + self._held() - before
+        work = gathered + self._held - before
         width = self._width(node)
         work += workspace_bytes(node, sources, axis, last - first, move.stop - move.start, width)
         self._note(before, work, node.title)
@@ -149,7 +152,7 @@ class _Account:
         receiver = self._receiver
         given = slices * self._slice_bytes[self._output]
         self._received += slices * receiver.kept_bytes
-        self._note(self._held(), given, "", slices * receiver.passing_bytes)
+        self._note(self._held, given, "", slices * receiver.passing_bytes)
         self._lingering = slices * receiver.lingering_bytes
 
     def _read_by(self, node: Node, move: Move) -> tuple[int, int]:
@@ -190,14 +193,12 @@ class _Account:
     def _width(self, node: Node) -> int:
         return (self._dtype or node.dtype).itemsize if node.dtype.is_floating_point else node.dtype.itemsize
 
-    def _held(self) -> int:
-        return sum(self._held_by(name) for name in self._fresh)
-
     def _held_by(self, name: str) -> int:
         return (self._fresh[name] + self._rings[name]) * self._slice_bytes[name]
 
     def _forget(self, name: str) -> None:
         self._most[name] = max(self._most.get(name, 0), self._held_by(name))
+        self._held -= self._fresh[name] * self._slice_bytes[name]
         self._fresh[name] = 0
         self._made_now.pop(name, None)
 
