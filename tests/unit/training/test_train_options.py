@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +140,8 @@ def test_cpu_minutes_end_a_training(phantoms: Dataset, recipe: Recipe, tmp_path:
     assert finished["steps"] >= 1
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_learns_the_same(
-    phantoms: Dataset, recipe: Recipe, plain: RunFolder, tmp_path: Path
+    phantoms: Dataset, recipe: Recipe, plain: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Traced and differentiated as ever; what Inductor makes of it is PyTorch's own to test, in a minute.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
