@@ -7,57 +7,59 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Final, cast
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.errors import InvalidDicomError
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codestream import Codestream, read_codestream
-from medseg.io.dicom.plane_format import PIXEL_KEYWORDS, PIXEL_MODULE, inflated, plane_format
+from medseg.io.dicom.elements import raw_bytes
+from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
+from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
 from medseg.io.voxels import truncated
 
 __all__ = ["StoredPlanes", "open_planes"]
 
-_UNDEFINED_LENGTH = 0xFFFFFFFF
-_PREFERRED_PLUGINS = ("pylibjpeg", "pyjpegls", "gdcm", "pillow", "pydicom")
+_EXTENDED_OFFSETS: Final = (0x7FE00001, 0x7FE00002)
+_TAGS: Final = (*FORMAT_TAGS, *_EXTENDED_OFFSETS)
+_PREFERRED_PLUGINS: Final = ("pylibjpeg", "pyjpegls", "gdcm", "pillow", "pydicom")
 """In this order, so that a machine with several decodes as one with few, and GDCM where nothing else does."""
 
-_DAMAGE = (
+_DAMAGE: Final = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError),
-    *(ValueError, InvalidDicomError, struct.error, zlib.error),
+    *(ValueError, struct.error, zlib.error),
 )
-"""What pydicom and its plugins raise at headers and streams that are not as they should be."""
+"""What pydicom and its plugins raise at streams that are not as they should be."""
 
 
 class StoredPlanes:
     """The planes of an open file; see ``open_planes``.
 
     Args:
-        path: The file, for errors.
-        source: Positioned anywhere; holds the data set, inflated.
-        header: The pixel module's elements.
-        syntax: How planes are stored.
+        source: Holds the data set, unpacked where it is deflated.
+        header: With the elements that say how planes are stored.
+        pixels: Where they lie.
+        form: How they are stored.
+        syntax: The transfer syntax.
     """
 
-    def __init__(self, path: Path, source: IO[bytes], header: pydicom.Dataset, syntax: UID) -> None:
-        self.path = path
+    def __init__(
+        self, source: IO[bytes], header: Header, pixels: PixelElement, form: PlaneFormat, syntax: UID
+    ) -> None:
+        self.path = header.path
+        self.format = form
         self._source = source
-        self._syntax = syntax
         self._header = header
-        keyword, self._swaps_pairs, self._length = self._enter_pixel_data()
-        self._start = source.tell()
-        self.format = plane_format(header, keyword, path)
+        self._pixels = pixels
+        self._syntax = syntax
         if syntax.is_encapsulated:
-            self._decoder, self._plugin = _decoder_of(syntax, path)
-        else:
-            self._require_complete()
+            self._decoder, self._plugin = _decoder_of(syntax, self.path)
 
     def read(self, numbers: Iterable[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Decode planes in increasing order.
@@ -86,44 +88,17 @@ class StoredPlanes:
                 return
             yield plane
 
-    def _enter_pixel_data(self) -> tuple[str, bool, int]:
-        """Read the element's own header (PS3.5 7.1); the source then stands at its value."""
-        is_implicit, is_little = self._header.original_encoding  # what was found, whatever the syntax says
-        order = "<" if is_little else ">"
-        start = self._source.read(8)
-        if len(start) < 8:
-            raise InputError("holds no voxels", where=self.path, fix="export it again, with its pixel data")
-        group, element = struct.unpack_from(f"{order}HH", start)
-        keyword = PIXEL_KEYWORDS[group << 16 | element]
-        if is_implicit:
-            return keyword, False, struct.unpack_from(f"{order}I", start, 4)[0]
-        (length,) = struct.unpack(f"{order}I", self._source.read(4))
-        return keyword, order == ">" and start[4:6] == b"OW", length
-
-    def _require_complete(self) -> None:
-        """Before memory is taken: the element, and the file, must hold what the header announces."""
-        needed = self.format.planes * self.format.plane_bytes
-        present = self._source.seek(0, 2) - self._start
-        if self._length != _UNDEFINED_LENGTH:
-            present = min(present, self._length)
-        if present < needed:
-            raise InputError(
-                f"ends too early: {present} of {needed} bytes of voxels are there",
-                where=self.path,
-                fix="copy or export it again",
-            )
-
     def _native(self, numbers: list[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         count = self.format.plane_bytes
-        stored = self.format.dtype.newbyteorder("<" if self._syntax.is_little_endian else ">")
-        swaps = self._swaps_pairs and stored.itemsize == 1
+        stored = self.format.dtype.newbyteorder("<" if self._pixels.little_endian else ">")
+        swaps = self._pixels.swaps_pairs and stored.itemsize == 1
         for number in numbers:
             data = self._swapped(number) if swaps else self._bytes(number * count, count)
             plane = np.frombuffer(data, stored).reshape(self.format.rows, self.format.columns)
             yield number, self.format.meant(plane)
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        self._source.seek(self._start + offset)
+        self._source.seek(self._pixels.offset + offset)
         data = self._source.read(count)
         if len(data) < count:
             raise truncated(self.path)
@@ -137,7 +112,7 @@ class StoredPlanes:
         return np.frombuffer(pairs, np.uint16).byteswap().tobytes()[first % 2 :][: last - first]
 
     def _encapsulated(self, numbers: list[int]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        self._source.seek(self._start)
+        self._source.seek(self._pixels.offset)
         frames = generate_frames(
             cast(Any, self._source),
             number_of_frames=self.format.planes,
@@ -213,10 +188,43 @@ def open_planes(path: Path, transfer_syntax_uid: str) -> Iterator[StoredPlanes]:
 
 
 def _opened(file: IO[bytes], path: Path, syntax: UID) -> StoredPlanes:
+    header = open_header(path, _TAGS)
+    if header is None:
+        raise InputError("is no DICOM file", where=path, fix="copy or export it again")
+    pixels = header.pixels
+    if pixels is None:
+        raise InputError("holds no voxels", where=path, fix="export it again, with its pixel data")
+    form = plane_format(header, pixels)
+    needed = form.planes * form.plane_bytes
+    source = file
     if syntax == DeflatedExplicitVRLittleEndian:
-        return StoredPlanes(path, *inflated(file, path), syntax)
-    header = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=PIXEL_MODULE)
-    return StoredPlanes(path, file, header, syntax)
+        source = _inflated(file, path, pixels.offset + needed)
+    if not syntax.is_encapsulated:
+        _require_complete(source, pixels, needed, path)
+    return StoredPlanes(source, header, pixels, form, syntax)
+
+
+def _inflated(file: IO[bytes], path: Path, needed: int) -> IO[bytes]:
+    """The data set of a deflated file (PS3.5, section A.5), as far as its own header announces it."""
+    start = file.read(144)
+    if start[128:136] != b"DICM\x02\x00\x00\x00":
+        raise InputError("has no file meta information", where=path, fix="copy or export it again")
+    (meta_bytes,) = struct.unpack_from("<I", start, 140)
+    file.seek(144 + meta_bytes)
+    return BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), needed))
+
+
+def _require_complete(source: IO[bytes], pixels: PixelElement, needed: int, path: Path) -> None:
+    """Before memory is taken: the element, and the file, must hold what the header announces."""
+    present = source.seek(0, 2) - pixels.offset
+    if pixels.length != UNDEFINED_LENGTH:
+        present = min(present, pixels.length)
+    if present < needed:
+        raise InputError(
+            f"ends too early: {max(present, 0)} of {needed} bytes of voxels are there",
+            where=path,
+            fix="copy or export it again",
+        )
 
 
 @contextmanager
@@ -235,6 +243,8 @@ def _explain_damage(path: Path) -> Iterator[None]:
             yield
     except MedsegError:
         raise
+    except DamagedFileError as error:
+        raise InputError(str(error), where=path, fix="copy or export it again") from error
     except _DAMAGE as error:
         raise InputError(
             f"cannot be decoded, it is damaged or not what its header says ({type(error).__name__})",
@@ -259,6 +269,7 @@ def _decoder_of(syntax: UID, path: Path) -> tuple[Decoder, str]:
     raise InputError(f"is stored as {syntax.name}, and no codec for it is installed", where=path, fix=fix)
 
 
-def _extended_offsets(header: pydicom.Dataset) -> tuple[bytes, bytes] | None:
-    offsets, lengths = header.get("ExtendedOffsetTable"), header.get("ExtendedOffsetTableLengths")
-    return (offsets, lengths) if offsets and lengths and len(offsets) == len(lengths) else None
+def _extended_offsets(header: Header) -> tuple[bytes, bytes] | None:
+    """Where frames start, and how long they are, of objects too large for a basic table (PS3.5, A.4)."""
+    offsets, lengths = (raw_bytes(header.dataset, tag) for tag in _EXTENDED_OFFSETS)
+    return (offsets, lengths) if offsets and len(offsets) == len(lengths) else None

@@ -1,37 +1,33 @@
-"""How a DICOM file stores its planes: sizes, bits and signs, and where in the file they start."""
+"""How a DICOM file stores its planes: sizes, bits and signs."""
 
 from __future__ import annotations
 
-import struct
-import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-import pydicom
-from pydicom.filereader import read_dataset
 
 from medseg.errors import InputError
+from medseg.io.dicom.elements import integer, text
+from medseg.io.dicom.header_file import Header, PixelElement
+from medseg.io.dicom.stored_voxels import VOXEL_TAGS, plane_size, stored_planes
 
-__all__ = ["PIXEL_KEYWORDS", "PIXEL_MODULE", "PlaneFormat", "inflated", "plane_format"]
+__all__ = ["FORMAT_TAGS", "PlaneFormat", "plane_format"]
 
-PIXEL_MODULE = [
-    *(0x00280000 + element for element in (0x02, 0x04, 0x08, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103)),
-    *(0x7FE00001, 0x7FE00002),
-]
-"""What is needed of a header (PS3.3 C.7.6.3): sizes, bits, colours, and where frames start."""
-
-PIXEL_KEYWORDS = {
-    0x7FE00008: "FloatPixelData",
-    0x7FE00009: "DoubleFloatPixelData",
-    0x7FE00010: "PixelData",
+_PHOTOMETRIC: Final = 0x00280004
+_BITS_ALLOCATED: Final = 0x00280100
+_BITS_STORED: Final = 0x00280101
+_HIGH_BIT: Final = 0x00280102
+_PIXEL_REPRESENTATION: Final = 0x00280103
+_FLOATS: Final[Mapping[int, np.dtype[Any]]] = {
+    0x7FE00008: np.dtype(np.float32),
+    0x7FE00009: np.dtype(np.float64),
 }
 
-_HEADER_ALLOWANCE_BYTES = 1 << 26
-"""What a deflated file may hold besides its planes."""
+FORMAT_TAGS: Final = (*VOXEL_TAGS, _PHOTOMETRIC, _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION)
+"""What has to be read of a header for ``plane_format`` (PS3.3, section C.7.6.3)."""
 
 
 @dataclass(frozen=True)
@@ -77,77 +73,43 @@ class PlaneFormat:
         return moved
 
 
-def plane_format(header: pydicom.Dataset, keyword: str, path: Path) -> PlaneFormat:
-    """The format that a header's pixel module declares.
+def plane_format(header: Header, pixels: PixelElement) -> PlaneFormat:
+    """The format that a header declares.
 
     Args:
-        header: With the elements of ``PIXEL_MODULE``.
-        keyword: Of the element that holds the voxels.
-        path: The file, for the error.
+        header: With the elements of ``FORMAT_TAGS``.
+        pixels: Where the voxels lie.
 
     Raises:
-        InputError: Colours, sizes of zero, or bits of an unknown kind.
+        InputError: Colours, or bits of an unknown kind.
+        DamagedFileError: Sizes that cannot be.
     """
-    rows, columns = int(header.get("Rows", 0)), int(header.get("Columns", 0))
-    planes = int(header.get("NumberOfFrames", None) or 1)
-    if min(rows, columns, planes) < 1:
-        raise InputError(f"announces {planes} planes of {rows}x{columns}", where=path, fix="export it again")
-    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
-    if int(header.get("SamplesPerPixel", 1)) != 1 or not photometric.startswith("MONOCHROME"):
+    dataset = header.dataset
+    rows, columns, samples = plane_size(header) or (0, 0, 1)
+    planes = stored_planes(header)
+    photometric = text(dataset, _PHOTOMETRIC)
+    if samples != 1 or not (photometric or "MONOCHROME2").startswith("MONOCHROME"):
         raise InputError(
             f"holds colours ({photometric}), not measured values",
-            where=path,
+            where=header.path,
             fix="take the series that it was made from",
         )
-    if keyword != "PixelData":
-        dtype = np.dtype(np.float32 if keyword == "FloatPixelData" else np.float64)
+    if pixels.tag in _FLOATS:
+        dtype = _FLOATS[pixels.tag]
         bits = 8 * dtype.itemsize
         return PlaneFormat(rows, columns, planes, dtype, bits, bits - 1)
-    allocated = int(header.get("BitsAllocated", 0))
-    stored = int(header.get("BitsStored", allocated))
-    high = int(header.get("HighBit", stored - 1))
-    if allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
+    allocated = integer(dataset, _BITS_ALLOCATED) or 0
+    stored = _or(integer(dataset, _BITS_STORED), allocated)
+    high = _or(integer(dataset, _HIGH_BIT), stored - 1)
+    if not rows or allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
         raise InputError(
             f"stores voxels as bits {high} to {high + 1 - stored} of {allocated}, which is not known",
-            where=path,
+            where=header.path,
             fix="export it again, as 8, 16 or 32 bits per voxel",
         )
-    kind = "i" if int(header.get("PixelRepresentation", 0)) else "u"
+    kind = "i" if integer(dataset, _PIXEL_REPRESENTATION) else "u"
     return PlaneFormat(rows, columns, planes, np.dtype(f"{kind}{allocated // 8}"), stored, high)
 
 
-def inflated(file: IO[bytes], path: Path) -> tuple[IO[bytes], pydicom.Dataset]:
-    """Unpack the data set of a deflated file (PS3.5 A.5), but no more than its own header announces.
-
-    Returns:
-        The data set, positioned at its voxels, and its pixel module.
-
-    Raises:
-        InputError: The file does not start as DICOM files do.
-    """
-    start = file.read(144)
-    if start[128:136] != b"DICM\x02\x00\x00\x00":
-        raise InputError("has no file meta information", where=path, fix="copy or export it again")
-    (meta_bytes,) = struct.unpack_from("<I", start, 140)
-    file.seek(144 + meta_bytes)
-    packed = file.read()
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
-    data = unpacker.decompress(packed, _HEADER_ALLOWANCE_BYTES)
-    form = _header_of(BytesIO(data))
-    voxels = (
-        int(form.get("Rows", 0)) * int(form.get("Columns", 0)) * int(form.get("NumberOfFrames", None) or 1)
-    )
-    rest = _HEADER_ALLOWANCE_BYTES + voxels * int(form.get("BitsAllocated", 8)) // 8
-    data += unpacker.decompress(unpacker.unconsumed_tail, rest)
-    source = BytesIO(data)
-    return source, _header_of(source)
-
-
-def _header_of(source: BytesIO) -> pydicom.Dataset:
-    return read_dataset(
-        source,
-        is_implicit_VR=False,
-        is_little_endian=True,
-        stop_when=lambda tag, _vr, _length: tag in PIXEL_KEYWORDS,
-        specific_tags=cast(Any, PIXEL_MODULE),
-    )
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
