@@ -6,7 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -18,6 +18,7 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
+from medseg.io.dicom.codec_messages import codec_messages
 from medseg.io.dicom.codestream import Codestream, read_codestream
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
@@ -140,7 +141,16 @@ class StoredPlanes:
             "pixel_representation": int(form.dtype.kind == "i"),
         }
         stream = encapsulate([data], has_bot=False)
-        plane, _ = self._decoder.as_array(stream, index=0, raw=True, decoding_plugin=self._plugin, **options)
+        with codec_messages() if self._plugin == "gdcm" else nullcontext(()) as messages:
+            plane, _ = self._decoder.as_array(
+                stream, index=0, raw=True, decoding_plugin=self._plugin, **options
+            )
+        if messages:
+            raise InputError(
+                f"a plane is damaged, the codec says: {messages[0]}",
+                where=self.path,
+                fix="copy or export it again",
+            )
         return plane
 
     def _require_size(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medseg.errors import GeometryError
+from medseg.errors import GeometryError, InputError
 from medseg.io import read_volume
 from medseg.io.dicom import DicomVolume, Status, scan_dicom
 from medseg.io.dicom.volumes import read_dicom_volume
@@ -72,6 +72,19 @@ def test_all_transfer_syntaxes_give_one_and_the_same_volume(test_data: Path) -> 
     for other in others:
         assert other.grid == first.grid
         np.testing.assert_array_equal(other.array, first.array)
+
+
+def test_a_corrupt_jpeg_stream_is_no_image(
+    test_data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its codec decodes it nevertheless, and says so on standard error alone."""
+    content = bytearray((test_data / "dicom" / "transfer_syntaxes" / "In" / "5.dcm").read_bytes())
+    content[-20_000:-19_000] = bytes(1000)
+    path = tmp_path / "corrupt.dcm"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="damaged"):
+        read_dicom_volume(only_volume(path))
+    assert capfd.readouterr().err == ""
 
 
 def test_enhanced_multi_frame(test_data: Path) -> None:
