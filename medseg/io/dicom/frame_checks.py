@@ -57,11 +57,10 @@ def _truncated(frames: Sequence[Frame]) -> Finding | None:
     files = {frame.path: frame.missing_bytes for frame in frames if frame.missing_bytes}
     if not files:
         return None
-    names = ", ".join(path.name for path in list(files)[:3]) + (", …" if len(files) > 3 else "")
     return Finding(
         Reason.TRUNCATED,
         Status.REFUSED,
-        f"{_counted(len(files), 'file')} {_ends(len(files))} too early ({names})",
+        f"{_counted(len(files), 'file')} {_ends(len(files))} too early",
         "copy or export them again",
         {"files": len(files), "missing_bytes": sum(files.values())},
     )
