@@ -19,7 +19,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codec_messages import codec_messages
-from medseg.io.dicom.codestream import Codestream, read_codestream
+from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
 from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
@@ -128,7 +128,7 @@ class StoredPlanes:
             raise truncated(self.path)
 
     def _decoded(self, data: bytes) -> npt.NDArray[Any]:
-        self._require_size(data)
+        self._require_sound(data)
         form = self.format
         options: dict[str, Any] = {
             "rows": form.rows,
@@ -153,7 +153,7 @@ class StoredPlanes:
             )
         return plane
 
-    def _require_size(self, data: bytes) -> None:
+    def _require_sound(self, data: bytes) -> None:
         if self._syntax == RLELossless:
             return
         stream = read_codestream(data)
@@ -161,6 +161,8 @@ class StoredPlanes:
             raise InputError(
                 f"a plane is no {self._syntax.name} stream", where=self.path, fix="copy or export it again"
             )
+        if not is_whole(data):
+            raise InputError("a plane ends too early", where=self.path, fix="copy or export it again")
         if stream != Codestream(self.format.rows, self.format.columns, 1):
             raise InputError(
                 f"a compressed plane has {stream.rows}x{stream.columns} voxels of {stream.components} "
