@@ -71,7 +71,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def _jpeg_2000(header: bytes) -> Codestream | None:
-    """ISO/IEC 15444-1, A.5.1: the marker segment SIZ, which is the first."""
+    """ISO/IEC 15444-1, A.5.1: the first marker segment holds the image's size."""
     if len(header) < 42:
         return None
     right, lower, left, upper = struct.unpack_from(">4I", header, 8)
