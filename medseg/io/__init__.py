@@ -34,7 +34,7 @@ __all__ = [
     "write_volume",
 ]
 
-# Imported when asked for: pydicom takes a while, and most images are no DICOM files.
+# Imported when asked for: most images are no DICOM files.
 _LATER = {"scan_dicom": "medseg.io.dicom"}
 
 
