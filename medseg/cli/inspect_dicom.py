@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ _COLUMNS = (
     "status",
     "reasons",
     "told apart by",
+    "folder",
 )
 _MOST_FILES_SHOWN = 5
 _FINDING_COLUMNS = ("volume", "effect", "reason", "what", "what to do, or what is done")
@@ -47,10 +49,10 @@ def show_dicom(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(_as_dict(scan))
     else:
-        _show(scan)
+        _show(scan, path)
 
 
-def _show(scan: DicomScan) -> None:
+def _show(scan: DicomScan, root: Path) -> None:
     described = output.is_terminal and any(volume.series.description for volume in scan.volumes)
     rows = [
         [
@@ -61,12 +63,13 @@ def _show(scan: DicomScan) -> None:
             volume.verdict.status.value,
             ", ".join(dict.fromkeys(finding.reason.value for finding in volume.verdict.findings)),
             _traits(volume),
+            _folder(volume, root),
             # Descriptions may hold names: they are for the eyes of whoever sits at the terminal.
             *([volume.series.description] if described else []),
         ]
         for index, volume in enumerate(scan.volumes, 1)
     ]
-    text_columns = (2, 5, 6, 7, 8, 9)
+    text_columns = (2, 5, 6, 7, 8, 9, 10)
     if rows:
         print_table("Volumes", [*_COLUMNS, *(["description"] if described else [])], rows, text_columns)
     details = [
@@ -102,6 +105,12 @@ def _geometry(volume: DicomVolume) -> tuple[str, str, str]:
         " x ".join(f"{length:.4g}" for length in grid.spacing_mm),
         grid.axcodes,
     )
+
+
+def _folder(volume: DicomVolume, root: Path) -> str:
+    """The folder that holds all files of a volume, from the one that was asked for."""
+    common = Path(os.path.commonpath({frame.path.parent for frame in volume.frames}))
+    return str(common.relative_to(root)) if common.is_relative_to(root) else str(common)
 
 
 def _traits(volume: DicomVolume) -> str:
