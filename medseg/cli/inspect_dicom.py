@@ -24,7 +24,6 @@ _COLUMNS = (
     "status",
     "reasons",
     "told apart by",
-    "folder",
 )
 _MOST_FILES_SHOWN = 5
 _FINDING_COLUMNS = ("volume", "effect", "reason", "what", "what to do, or what is done")
@@ -53,6 +52,8 @@ def show_dicom(path: Path, as_json: bool) -> None:
 
 
 def _show(scan: DicomScan, root: Path) -> None:
+    folders = [_folder(volume, root) for volume in scan.volumes]
+    several = len(set(folders)) > 1
     described = output.is_terminal and any(volume.series.description for volume in scan.volumes)
     rows = [
         [
@@ -63,15 +64,16 @@ def _show(scan: DicomScan, root: Path) -> None:
             volume.verdict.status.value,
             ", ".join(dict.fromkeys(finding.reason.value for finding in volume.verdict.findings)),
             _traits(volume),
-            _folder(volume, root),
+            *([folder] if several else []),
             # Descriptions may hold names: they are for the eyes of whoever sits at the terminal.
             *([volume.series.description] if described else []),
         ]
-        for index, volume in enumerate(scan.volumes, 1)
+        for index, (volume, folder) in enumerate(zip(scan.volumes, folders, strict=True), 1)
     ]
+    more = ["folder"] * several + ["description"] * described
     text_columns = (2, 5, 6, 7, 8, 9, 10)
     if rows:
-        print_table("Volumes", [*_COLUMNS, *(["description"] if described else [])], rows, text_columns)
+        print_table("Volumes", [*_COLUMNS, *more], rows, text_columns)
     details = [
         [str(index), finding.status.value, finding.reason.value, _what(volume, finding), finding.fix]
         for index, volume in enumerate(scan.volumes, 1)
