@@ -149,17 +149,7 @@ def _volume_as_dict(volume: DicomVolume) -> dict[str, Any]:
         "files": len({frame.path for frame in volume.frames}),
         "first_file": str(volume.frames[0].path),
         "traits": {name: list(x) if isinstance(x, tuple) else x for name, x in volume.traits.items()},
-        "status": volume.verdict.status.value,
-        "findings": [
-            {
-                "reason": finding.reason.value,
-                "status": finding.status.value,
-                "what": finding.what,
-                "fix": finding.fix,
-                "figures": dict(finding.figures),
-            }
-            for finding in volume.verdict.findings
-        ],
+        **volume.verdict.as_dict(),
         "shape": None if grid is None else list(grid.shape),
         "spacing_mm": None if grid is None else list(grid.spacing_mm),
         "axcodes": None if grid is None else grid.axcodes,

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from medseg.conversion.names import REPORT_STEM, volume_label, volume_names
 from medseg.conversion.report import ConversionReport, ConvertedVolume, Outcome
 from medseg.conversion.sidecar import describe, is_same_volume, sidecar_path, source_of
 from medseg.conversion.writing import write_and_compare
 from medseg.errors import GeometryError, InputError, MedsegError
 from medseg.files import require_writable_folder, sha256_of, write_json
 from medseg.io.dicom import DicomScan, DicomVolume, Repairs, Status, scan_dicom
+from medseg.io.dicom.names import REPORT_STEM, volume_label, volume_names
 from medseg.io.dicom.volumes import read_dicom_volume, require_accepted
 from medseg.progress import Progress, track
 from medseg.volume import Volume

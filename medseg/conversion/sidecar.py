@@ -60,17 +60,7 @@ def source_of(group: Sequence[DicomVolume]) -> list[dict[str, Any]]:
             "traits": {
                 key: _plain(value) for key, value in volume.traits.items() if key in _TECHNICAL_TRAITS
             },
-            "status": volume.verdict.status.value,
-            "findings": [
-                {
-                    "reason": finding.reason.value,
-                    "status": finding.status.value,
-                    "what": finding.what,
-                    "fix": finding.fix,
-                    "figures": {key: _plain(value) for key, value in finding.figures.items()},
-                }
-                for finding in volume.verdict.findings
-            ],
+            **volume.verdict.as_dict(),
             "slices": len(volume.frames),
             "padding": _padding(volume),
             "sha256": [hashes[path] for path in {frame.path: None for frame in volume.frames}],

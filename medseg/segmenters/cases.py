@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from medseg.progress import Progress, SilentProgress
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
 from medseg.volume import Slices, Volume
+
+if TYPE_CHECKING:
+    from medseg.io.dicom.verdict import DicomVolume
 
 __all__ = ["Segmented", "instances_path", "open_image", "segment_case", "segment_to_file"]
 
@@ -176,9 +179,19 @@ def open_image(case: CaseLike, channel_names: Sequence[str]) -> Iterator[Slices]
         _require_channels(case.channels, channel_names, "the image")
         yield case
         return
+    if isinstance(case, Case) and case.dicom is not None:
+        _require_channels(1, channel_names, case.id)
+        yield _decoded(case.dicom)
+        return
     paths = _checked_paths(case, channel_names)
     with open_volume(paths) as image:
         yield image
+
+
+def _decoded(volume: DicomVolume) -> Volume:
+    from medseg.io.dicom.volumes import read_dicom_volume  # takes pydicom, which other images do not need
+
+    return read_dicom_volume(volume)
 
 
 def _checked_paths(

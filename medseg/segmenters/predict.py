@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,9 +23,12 @@ from medseg.segmenters.cases import instances_path, segment_to_file
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
 
+if TYPE_CHECKING:
+    from medseg.io.dicom.verdict import Verdict
+
 __all__ = ["CaseOutcome", "exit_code", "output_paths", "predict_cases", "predict_jobs", "write_summary"]
 
-_FALLBACK_SUFFIX = ".nii.gz"  # for images in a format that can be read but not written
+_FALLBACK_SUFFIX = ".nii.gz"  # for images in a format that can be read but not written, and for DICOM
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class CaseOutcome:
         objects: How many objects were told apart, and written to ``instances/``; ``None`` where they were not
             asked for, or it failed.
         error: Why it failed; ``None`` if it did not.
+        verdict: On the geometry of a DICOM volume; ``None`` for other images.
     """
 
     case_id: str
@@ -50,6 +54,7 @@ class CaseOutcome:
     plan: SegmentationPlan | None = None
     objects: int | None = None
     error: MedsegError | None = None
+    verdict: Verdict | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For ``summary.json``."""
@@ -62,6 +67,7 @@ class CaseOutcome:
             "objects": self.objects,
             "plan": None if self.plan is None else self.plan.as_dict(),
             "reason": None if self.error is None else str(self.error),
+            "geometry": None if self.verdict is None else self.verdict.as_dict(),
         }
 
 
@@ -145,6 +151,8 @@ def _refuse_overwriting(paths: Sequence[Path], cases: Sequence[Case]) -> None:
 def _output_name(case: Case) -> str:
     if Path(case.id).name != case.id:
         raise InputError(f"case name '{case.id}' is no file name", fix="rename the case")
+    if case.dicom is not None:
+        return f"{case.id}{_FALLBACK_SUFFIX}"
     suffix = split_suffix(case.images[0])[1]
     if not VOLUME_FORMATS.resolve(suffix)().writes:
         suffix = _FALLBACK_SUFFIX
@@ -153,12 +161,21 @@ def _output_name(case: Case) -> str:
 
 def _predict(segmenter: Segmenter, case: Case, output: Path, progress: Progress) -> CaseOutcome:
     started = time.monotonic()
+    verdict = None if case.dicom is None else case.dicom.verdict
     try:
         done = segment_to_file(segmenter, case, output, progress)
     except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
-        return CaseOutcome(case.id, time.monotonic() - started, None, {}, error=_explained(error, case))
-    voxels = _voxels(done.counts, segmenter.labels)
-    return CaseOutcome(case.id, time.monotonic() - started, output, voxels, done.plan, done.objects)
+        seconds = time.monotonic() - started
+        return CaseOutcome(case.id, seconds, None, {}, error=_explained(error, case), verdict=verdict)
+    return CaseOutcome(
+        case.id,
+        time.monotonic() - started,
+        output,
+        _voxels(done.counts, segmenter.labels),
+        done.plan,
+        done.objects,
+        verdict=verdict,
+    )
 
 
 def _explained(error: Exception, case: Case) -> MedsegError:

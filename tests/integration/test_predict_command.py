@@ -455,3 +455,30 @@ def test_killed_half_way_no_label_map_bears_its_name(make_run: MakeRun, tmp_path
         process.kill()
 
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []
+
+
+def test_volumes_of_a_dicom_folder_are_segmented(
+    make_run: MakeRun, make_ct_series: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    voxels = np.random.default_rng(0).integers(0, 2000, (9, 17, 18), np.int16)
+    study = make_ct_series(tmp_path / "study" / "ct", voxels, np.arange(9) * 2.5).parent
+    make_ct_series(study / "gap", voxels[:5], (0, 2.5, 5, 7.5, 15), "1.2.4")
+
+    code = call("--model", make_run(), "--input", study, "--out", tmp_path / "out")
+
+    assert code == GeometryError.exit_code
+    assert "missing-slices" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    done, refused = sorted(summary["cases"], key=lambda case: case["status"])
+    assert done["geometry"] == {"status": "OK", "findings": []}
+    assert refused["geometry"]["findings"][0]["reason"] == "missing-slices"
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {f"{done['case']}.nii.gz", "summary.json"}
+    written = read_volume(tmp_path / "out" / f"{done['case']}.nii.gz")
+    assert written.grid.shape == (18, 17, 9)
+    # The same slices as a NIfTI file give the same labels.
+    assert main(["convert", str(study / "ct"), str(tmp_path / "ct.nii.gz"), "--quiet"]) == 0
+    call("--model", make_run("again"), "--input", tmp_path / "ct.nii.gz", "--out", tmp_path / "nifti")
+    from_nifti = read_volume(tmp_path / "nifti" / "ct.nii.gz")
+    assert from_nifti.grid == written.grid
+    np.testing.assert_array_equal(from_nifti.array, written.array)
+    assert "Secret" not in json.dumps(summary)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,8 @@ from medseg.geometry import Grid
 from medseg.io.dicom.frames import Frame, Series
 
 __all__ = ["DicomVolume", "Finding", "Reason", "Repairs", "SetAside", "Status", "Verdict"]
+
+Figure = float | int | str | list[float]
 
 
 class Status(StrEnum):
@@ -61,7 +65,7 @@ class Finding:
     status: Status
     what: str
     fix: str = ""
-    figures: Mapping[str, float | int | str | list[float]] = field(default_factory=dict)
+    figures: Mapping[str, Figure] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,27 @@ class Verdict:
         """The worst of all findings."""
         order = list(Status)
         return max((finding.status for finding in self.findings), key=order.index, default=Status.OK)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "status": self.status.value,
+            "findings": [
+                {
+                    "reason": finding.reason.value,
+                    "status": finding.status.value,
+                    "what": finding.what,
+                    "fix": finding.fix,
+                    "figures": {name: _plain(figure) for name, figure in finding.figures.items()},
+                }
+                for finding in self.findings
+            ],
+        }
+
+
+def _plain(figure: Figure) -> Figure | None:
+    """JSON has no infinity, and no number that is none."""
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medseg.errors import InputError
@@ -103,3 +106,33 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "links").mkdir()
     (tmp_path / "links" / "y.nii").symlink_to(real)
     assert ids(find_cases([tmp_path / "links"], 1)) == ["y"]
+
+
+def test_volumes_of_a_dicom_folder_are_cases(make_ct_series: Callable[..., Path], tmp_path: Path) -> None:
+    voxels = np.arange(3 * 4 * 5, dtype=np.int16).reshape(3, 4, 5)
+    study = make_ct_series(tmp_path / "study" / "ct", voxels, (0, 2, 4)).parent
+    make_ct_series(study / "deeper" / "gap", np.concatenate([voxels, voxels]), (0, 2, 4, 6, 8, 14), "1.2.4")
+    shutil.copytree(study / "ct", study / "copy")
+    (study / "report.txt").write_text("no image", encoding="utf-8")
+    touch(tmp_path / "more", "z.nii")
+
+    named, whole, gap = find_cases([study, tmp_path / "more"], 1)
+
+    assert named == Case("z", (tmp_path / "more" / "z.nii",))
+    assert (len(whole.images), len(gap.images)) == (3, 6)
+    assert whole.dicom is not None
+    assert gap.dicom is not None
+    assert (whole.dicom.verdict.status, gap.dicom.verdict.status) == ("OK", "REFUSED")
+    assert "Secret" not in whole.id + gap.id
+    (single,) = find_cases([whole.images[1]], 1)
+    assert single.images == (whole.images[1],)
+    with pytest.raises(InputError, match="which of its DICOM volumes are the 2 channels"):
+        find_cases([study], 2)
+
+
+def test_a_folder_without_images_and_dicom_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "notes.txt")
+    with pytest.raises(InputError, match=r"holds no image .* and no DICOM volume"):
+        find_cases([tmp_path], 1)
+    with pytest.raises(InputError, match=r"suffix '\.txt' is that of no known image format"):
+        find_cases([tmp_path / "notes.txt"], 1)

@@ -286,6 +286,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "objects": None,
                 "plan": None,
                 "reason": None,
+                "geometry": None,
             },
             {
                 "case": "a",
@@ -296,6 +297,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "objects": None,
                 "plan": None,
                 "reason": "b.nii: is cut; copy it again",
+                "geometry": None,
             },
         ],
     }

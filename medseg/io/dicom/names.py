@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medseg.files import sha256_of
-from medseg.io.dicom import DicomVolume
+from medseg.io.dicom.verdict import DicomVolume
 
 __all__ = ["REPORT_STEM", "volume_digest", "volume_label", "volume_names"]
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from medseg.conversion.names import volume_digest, volume_label, volume_names
 from medseg.io.dicom import DicomVolume
 from medseg.io.dicom.frames import Frame, Series
+from medseg.io.dicom.names import volume_digest, volume_label, volume_names
 from medseg.io.dicom.verdict import Verdict
 
 SERIES = Series(
