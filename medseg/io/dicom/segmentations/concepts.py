@@ -43,6 +43,11 @@ class SegmentConcepts:
     type: CodedConcept
     side: CodedConcept | None = None
 
+    @property
+    def is_anatomical(self) -> bool:
+        """Whether it is a part of a healthy body."""
+        return self.category == _ANATOMICAL
+
 
 def concepts_of(label: LabelClass) -> SegmentConcepts:
     """The concepts of a class: its own where it has one, else by its name.

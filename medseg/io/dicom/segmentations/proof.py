@@ -12,11 +12,14 @@ import numpy.typing as npt
 from medseg.errors import InputError
 from medseg.geometry import FloatArray, Grid
 from medseg.io.dicom.segmentations.layers import Segmentation
+from medseg.io.dicom.segmentations.planes import nearest_planes
+from medseg.io.dicom.segmentations.read_contours import read_contours
 from medseg.io.dicom.segmentations.read_seg import read_segmentation
 from medseg.io.dicom.segmentations.segments import open_segments
-from medseg.io.dicom.segmentations.planes import nearest_planes
+from medseg.labels import LabelScheme
 
-__all__ = ["CENTROID_TOLERANCE_MM", "centroids_mm", "prove_fractions", "prove_label_map", "require_same_masks"]
+__all__ = ["CENTROID_TOLERANCE_MM", "centroids_mm", "prove_contours",
+ "prove_fractions", "prove_label_map", "require_same_masks"]
 
 CENTROID_TOLERANCE_MM = 0.1
 """How far the centroid of a structure may move between what was given and what is read back."""
@@ -40,6 +43,27 @@ def prove_label_map(path: Path, expected: npt.NDArray[Any], grid: Grid, names: M
     if found.scheme.values[1:] != tuple(sorted(names)):
         raise _disagreement(path, "segments are missing")
     require_same_masks(path, found, expected, grid, names)
+
+
+def prove_contours(path: Path, expected: npt.NDArray[Any], grid: Grid, scheme: LabelScheme) -> None:
+    """Check that the contours of a file, filled on a grid, give a label map.
+
+    Args:
+        path: The file.
+        expected: Class indices, shape (planes, rows, columns).
+        grid: Shape (columns, rows, planes).
+        scheme: The classes.
+
+    Raises:
+        InputError: They do not.
+    """
+    found = read_contours(path, grid)
+    if len(found.label_maps) != 1 or len(found.scheme) != len(scheme):
+        raise _disagreement(path, "regions overlap or are missing")
+    indices = found.scheme.to_indices(found.label_maps[0].array[0].transpose(2, 1, 0))
+    given = np.where(expected == scheme.ignore_index, 0, expected) if scheme.ignore is not None else expected
+    if not np.array_equal(indices, given):
+        raise _disagreement(path, "voxels differ")
 
 
 def require_same_masks(
