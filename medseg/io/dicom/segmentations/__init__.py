@@ -1,9 +1,10 @@
 """DICOM SEG and RT Structure Sets, in and out.
 
-Label maps go out through ``write_segmentation`` and ``write_contours``, probabilities through ``write_fractions``. All
-take the label map, its scheme and the files of the images that it was made on, in any order. They read back what they
-wrote, and the file gets its name only if it says the same. ``read_segmentation`` and ``read_contours`` give a
-``Segmentation``: label maps on a proven grid, several where segments overlap, and the scheme that names them.
+Label maps go out through ``write_segmentation`` and ``write_contours``, probabilities through
+``write_fractions``. All take the label map, its scheme and the files of the images that it was made on, in
+any order. They read back what they wrote, and the file gets its name only if it says the same.
+``read_segmentation`` and ``read_contours`` give a ``Segmentation``: label maps on a proven grid, several
+where segments overlap, and the scheme that names them.
 """
 
 from medseg.io.dicom.segmentations.concepts import concepts_of

@@ -10,7 +10,11 @@ import numpy.typing as npt
 __all__ = ["cielab_from_rgb", "rgb_from_cielab"]
 
 _FROM_XYZ = np.array(  # IEC 61966-2-1 (sRGB), white point D65
-    [[3.2404542, -1.5371385, -0.4985314], [-0.9692660, 1.8760108, 0.0415560], [0.0556434, -0.2040259, 1.0572252]]
+    [
+        [3.2404542, -1.5371385, -0.4985314],
+        [-0.9692660, 1.8760108, 0.0415560],
+        [0.0556434, -0.2040259, 1.0572252],
+    ]
 )
 _TO_XYZ = np.linalg.inv(_FROM_XYZ)
 _WHITE = _TO_XYZ.sum(axis=1)

@@ -52,9 +52,9 @@ class SegmentConcepts:
 def concepts_of(label: LabelClass) -> SegmentConcepts:
     """The concepts of a class: its own where it has one, else by its name.
 
-    A name is found in the table whatever its case, order of words, underscores, number and side: ``"Kidneys"``,
-    ``"kidney_left"`` and ``"Left kidney"`` are all kidneys. A name that is unknown becomes a private code that
-    depends on the name alone.
+    A name is found in the table whatever its case, order of words, underscores, number and side:
+    ``"Kidneys"``, ``"kidney_left"`` and ``"Left kidney"`` are all kidneys. A name that is unknown becomes a
+    private code that depends on the name alone.
 
     Example:
         >>> found = concepts_of(LabelClass(1, "kidney_left", (0, 0, 0)))
@@ -262,7 +262,8 @@ Air: 15158005
 """
 _VERTEBRAE = {
     "C": "14806007 39976000 113205007 5329002 36978003 36054005 87391001",
-    "T": "64864005 53733008 1626008 73071006 56401006 45296009 62487009 11068009 82687006 7610001 12989004 23215003",
+    "T": "64864005 53733008 1626008 73071006 56401006 45296009 "
+    "62487009 11068009 82687006 7610001 12989004 23215003",
     "L": "66794005 14293000 36470004 11994002 49668003",
 }
 

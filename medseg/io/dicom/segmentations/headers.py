@@ -19,7 +19,15 @@ from medseg.errors import InputError, explain_os_errors
 from medseg.geometry import FloatArray
 from medseg.io.dicom.segmentations.planes import Lattice, declared_spacing_mm
 
-__all__ = ["explain_damage", "frame_groups", "group_of", "lattice_of", "positions_of", "read_object", "text_of"]
+__all__ = [
+    "explain_damage",
+    "frame_groups",
+    "group_of",
+    "lattice_of",
+    "positions_of",
+    "read_object",
+    "text_of",
+]
 
 _FUNCTIONAL = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
 
@@ -88,12 +96,16 @@ def lattice_of(dataset: Dataset, where: str | PathLike[str]) -> Lattice:
         return _lattice(dataset, dataset, dataset, where)
     own = [frame for frame in frames if any(keyword in frame for keyword in _FUNCTIONAL[1:])] or [frames[0]]
     found = {
-        _lattice(dataset, group_of(dataset, frame, _FUNCTIONAL[1]), group_of(dataset, frame, _FUNCTIONAL[2]), where)
+        _lattice(
+            dataset, group_of(dataset, frame, _FUNCTIONAL[1]), group_of(dataset, frame, _FUNCTIONAL[2]), where
+        )
         for frame in own
     }
     if len(found) > 1:
         raise InputError(
-            "its frames differ in orientation or spacing", where=where, fix="export each stack of frames alone"
+            "its frames differ in orientation or spacing",
+            where=where,
+            fix="export each stack of frames alone",
         )
     return found.pop()
 
@@ -135,6 +147,8 @@ def positions_of(dataset: Dataset, where: str | PathLike[str]) -> FloatArray:
     positions = [None if holder is None else holder.get("ImagePositionPatient") for holder in holders]
     if any(position is None or len(position) != 3 for position in positions):
         raise InputError(
-            "a frame does not say where it lies in the patient", where=where, fix="export it with plane positions"
+            "a frame does not say where it lies in the patient",
+            where=where,
+            fix="export it with plane positions",
         )
     return np.array([[float(part) for part in position or ()] for position in positions], dtype=np.float64)

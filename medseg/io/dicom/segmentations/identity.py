@@ -40,8 +40,8 @@ class SeriesIdentity:
         description: SeriesDescription: what a viewer's list shows.
         number: SeriesNumber.
         created: When; now by default.
-        seed: If given, all unique identifiers follow from this text and the content, so that equal input gives an
-            equal file (``created`` being equal too). Otherwise they are random.
+        seed: If given, all unique identifiers follow from this text and the content, so that equal input
+            gives an equal file (``created`` being equal too). Otherwise they are random.
     """
 
     description: str = "Segmentation"

@@ -27,8 +27,8 @@ class Segmentation:
 
     Attributes:
         scheme: Value, name, colour and concept of every segment, whether or not it has voxels.
-        label_maps: One that holds every segment, shape (1, X, Y, Z); or several where segments overlap. Each segment
-            is whole in one of them.
+        label_maps: One that holds every segment, shape (1, X, Y, Z); or several where segments overlap. Each
+            segment is whole in one of them.
         layer_of: For each value, the label map that holds it.
         notes: What could not be read, in words; empty if nothing was left out.
     """
@@ -71,7 +71,8 @@ def scheme_of_segments(
     names = [name or f"segment {number}" for number, name, *_ in segments]
     taken = {name for name in names if names.count(name) == 1} - {"background"}
     unique = {
-        number: name if name in taken else f"{name} ({number})" for name, number in zip(names, numbers, strict=True)
+        number: name if name in taken else f"{name} ({number})"
+        for name, number in zip(names, numbers, strict=True)
     }
     plain = LabelScheme.from_names(unique)
     details = {number: (color, concept) for number, _, color, concept in segments}
@@ -113,16 +114,14 @@ class LayerBuilder:
         """The first label map, shape (planes, rows, columns)."""
         return self._layers[0]
 
-    def add(
-        self, value: int, planes: Sequence[int], mask_of: Callable[[int], npt.NDArray[np.bool_]]
-    ) -> None:
+    def add(self, value: int, planes: Sequence[int], mask_of: Callable[[int], npt.NDArray[np.bool_]]) -> None:
         """Add a segment.
 
         Args:
             value: Of the segment.
             planes: Where its frames lie.
-            mask_of: Gives the mask of a frame, shape (rows, columns), by its index in ``planes``; called again for
-                each label map that is tried, so that no segment is held in memory.
+            mask_of: Gives the mask of a frame, shape (rows, columns), by its index in ``planes``; called
+                again for each label map that is tried, so that no segment is held in memory.
         """
         chosen = next(
             (number for number, layer in enumerate(self._layers) if _has_room(layer, planes, mask_of)),

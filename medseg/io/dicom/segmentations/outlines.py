@@ -1,8 +1,8 @@
 """Outlines of masks, and masks from outlines: exact inverses of each other.
 
-An outline is a closed polygon, shape (N, 2), of (column, row) in voxels; voxel centres have whole numbers. It runs
-midway between centres inside and outside (marching squares at one half), never closer than 0.35 voxels to a centre:
-rounding in a file cannot change on which side a centre lies.
+An outline is a closed polygon, shape (N, 2), of (column, row) in voxels; voxel centres have whole numbers. It
+runs midway between centres inside and outside (marching squares at one half), never closer than 0.35 voxels
+to a centre: rounding in a file cannot change on which side a centre lies.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ __all__ = ["fill_outlines", "outlines_of"]
 Mask = npt.NDArray[np.bool_]
 Indices = npt.NDArray[np.int64]
 
-# A cell has four centres as its corners: bit 0 top left, 1 top right, 2 bottom right, 3 bottom left. Its sides:
-# 0 top, 1 right, 2 bottom, 3 left. For each pattern: from which side to which side the outline runs, the inside on
-# its right. Where two opposite corners are inside, they stay apart: voxels that touch at a corner do not hang together.
+# A cell has four centres as its corners: bit 0 top left, 1 top right, 2 bottom right, 3 bottom left. Its
+# sides: 0 top, 1 right, 2 bottom, 3 left. For each pattern: from which side to which side the outline runs,
+# the inside on its right. Where two opposite corners are inside, they stay apart: voxels that touch at a
+# corner do not hang together.
 _RUNS: dict[int, tuple[tuple[int, int], ...]] = {
     1: ((0, 3),), 2: ((1, 0),), 4: ((2, 1),), 8: ((3, 2),),
     3: ((1, 3),), 6: ((2, 0),), 12: ((3, 1),), 9: ((0, 2),),
@@ -33,9 +34,9 @@ _RUNS: dict[int, tuple[tuple[int, int], ...]] = {
 def outlines_of(mask: Mask) -> list[FloatArray]:
     """The outlines of a mask, one for each part that hangs together by its voxels' sides.
 
-    A hole is joined to the outline around it by a channel of no width ("keyhole", PS3.3 C.8.8.6.3). So every reader
-    gets the hole, whether it fills each contour or takes several contours of a plane as exclusive. Channels run
-    midway between rows of centres.
+    A hole is joined to the outline around it by a channel of no width ("keyhole", PS3.3 C.8.8.6.3). So every
+    reader gets the hole, whether it fills each contour or takes several contours of a plane as exclusive.
+    Channels run midway between rows of centres.
 
     Args:
         mask: Shape (rows, columns).
@@ -58,8 +59,8 @@ def outlines_of(mask: Mask) -> list[FloatArray]:
 class _Chain:
     """Crossings between neighbouring centres, each knowing the next one along the outline.
 
-    Crossings are numbered: those between (row, column) and (row, column + 1) first, then those between (row, column)
-    and (row + 1, column), then what ``join_holes`` adds.
+    Crossings are numbered: those between (row, column) and (row, column + 1) first, then those between (row,
+    column) and (row + 1, column), then what ``join_holes`` adds.
     """
 
     def __init__(self, mask: Mask) -> None:
@@ -106,8 +107,8 @@ class _Chain:
                 before = dict(zip(cycle[1:] + cycle[:1], cycle, strict=True))
                 top = min(crossing for crossing in cycle if self._vertical <= crossing < 2 * self._vertical)
                 tops.append((top, before[top]))
-        for top, before in sorted(tops):
-            self._join(top, before)
+        for top, previous in sorted(tops):
+            self._join(top, previous)
 
     def _join(self, top: int, before: int) -> None:
         row, column = divmod(top - self._vertical, self._columns)
@@ -164,7 +165,8 @@ def _without_straight_points(points: FloatArray) -> FloatArray:
     before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
     before /= np.abs(before).max(axis=1, keepdims=True)
     after /= np.abs(after).max(axis=1, keepdims=True)
-    return points[(before != after).any(axis=1)]
+    turning: FloatArray = points[(before != after).any(axis=1)]
+    return turning
 
 
 def fill_outlines(outlines: Sequence[FloatArray], shape: tuple[int, int]) -> Mask:

@@ -56,7 +56,8 @@ class Lattice:
 
 def lps_from_ras(positions_mm: npt.ArrayLike) -> FloatArray:
     """Positions (..., 3) from RAS+ to DICOM's LPS, or the other way round."""
-    return np.asarray(positions_mm, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])
+    turned: FloatArray = np.asarray(positions_mm, dtype=np.float64) * np.array([-1.0, -1.0, 1.0])
+    return turned
 
 
 def plane_tolerance_mm(slice_spacing_mm: float) -> float:
@@ -69,8 +70,8 @@ def even_grid(
 ) -> tuple[Grid, npt.NDArray[np.int64]]:
     """The grid on which frames lie, planes ascending along the slice normal.
 
-    Planes between frames may be missing, and several frames may lie on one plane. Slices of a tilted gantry give
-    a sheared grid.
+    Planes between frames may be missing, and several frames may lie on one plane. Slices of a tilted gantry
+    give a sheared grid.
 
     Args:
         lattice: What the frames share.
@@ -145,7 +146,9 @@ def _directions(lattice: Lattice, where: str | PathLike[str]) -> tuple[FloatArra
         raise GeometryError("its directions are no unit vectors", where=where, fix="repair the header")
     across, down = vectors / lengths[:, None]
     if abs(across @ down) > SHEAR_TOLERANCE:
-        raise GeometryError("its rows and columns are not at right angles", where=where, fix="repair the header")
+        raise GeometryError(
+            "its rows and columns are not at right angles", where=where, fix="repair the header"
+        )
     return across, down
 
 

@@ -18,8 +18,14 @@ from medseg.io.dicom.segmentations.read_seg import read_segmentation
 from medseg.io.dicom.segmentations.segments import open_segments
 from medseg.labels import LabelScheme
 
-__all__ = ["CENTROID_TOLERANCE_MM", "centroids_mm", "prove_contours",
- "prove_fractions", "prove_label_map", "require_same_masks"]
+__all__ = [
+    "CENTROID_TOLERANCE_MM",
+    "centroids_mm",
+    "prove_contours",
+    "prove_fractions",
+    "prove_label_map",
+    "require_same_masks",
+]
 
 CENTROID_TOLERANCE_MM = 0.1
 """How far the centroid of a structure may move between what was given and what is read back."""
@@ -75,7 +81,9 @@ def require_same_masks(
         InputError: They differ.
     """
     values = found.label_maps[0].array[0].transpose(2, 1, 0)
-    planes = np.rint(grid.to_index(found.grid.to_world([(0, 0, k) for k in range(len(values))]))[:, 2]).astype(int)
+    planes = np.rint(
+        grid.to_index(found.grid.to_world([(0, 0, k) for k in range(len(values))]))[:, 2]
+    ).astype(int)
     if values.shape[1:] != expected.shape[1:] or planes.min() < 0 or planes.max() >= len(expected):
         raise _disagreement(path, "its frames lie outside the source images")
     rest = np.ones(len(expected), dtype=bool)
@@ -107,9 +115,13 @@ def prove_fractions(path: Path, expected: npt.NDArray[Any], grid: Grid, largest:
     absent = np.ones((expected.shape[0], expected.shape[3]), dtype=bool)
     for index, (segment, plane) in enumerate(zip(stored.segment_of - 1, planes, strict=True)):
         absent[plane, segment] = False
-        if not np.array_equal(stored.frame(index), np.around(expected[plane, :, :, segment] * float(largest))):
+        if not np.array_equal(
+            stored.frame(index), np.around(expected[plane, :, :, segment] * float(largest))
+        ):
             raise _disagreement(path, "fractions differ")
-    if any(np.around(expected[plane, :, :, segment] * largest).any() for plane, segment in np.argwhere(absent)):
+    if any(
+        np.around(expected[plane, :, :, segment] * largest).any() for plane, segment in np.argwhere(absent)
+    ):
         raise _disagreement(path, "a frame is missing")
 
 
@@ -138,7 +150,9 @@ def centroids_mm(labels: npt.NDArray[Any], grid: Grid) -> dict[int, FloatArray]:
     return {value: grid.to_world(sums[:3, value] / sums[3, value]) for value in present}
 
 
-def _voxels(labels: npt.NDArray[Any]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+def _voxels(
+    labels: npt.NDArray[Any],
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
     for plane in labels:
         row, column = np.nonzero(plane)
         yield plane[row, column], row, column

@@ -25,8 +25,8 @@ from medseg.labels import CodedConcept, LabelScheme
 __all__ = ["CONTOUR_PLANE_TOLERANCE", "read_contours"]
 
 CONTOUR_PLANE_TOLERANCE = 0.1
-"""How far a contour may lie beside a plane of the grid, as a part of the distance between planes. Programs round
-positions to tenths of a millimetre; a contour midway between planes was drawn on other images."""
+"""How far a contour may lie beside a plane of the grid, as a part of the distance between planes. Programs
+round positions to tenths of a millimetre; a contour midway between planes was drawn on other images."""
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _LARGEST_NUMBER = 65535
@@ -38,18 +38,20 @@ Outlines = dict[int, list[FloatArray]]
 def read_contours(path: str | PathLike[str], grid: Grid) -> Segmentation:
     """Read an RT Structure Set and fill its contours on a grid.
 
-    A voxel belongs to a region if its centre lies within an odd number of the region's contours on that plane: so
-    holes come out right as keyholes and as contours of their own. Regions that overlap go into several label maps:
-    none overwrites another. The value of a region is its ROI number; where one is below 1 or above 65535, regions
-    are numbered in their order instead. What lies beside the image within a plane is left out.
+    A voxel belongs to a region if its centre lies within an odd number of the region's contours on that
+    plane: so holes come out right as keyholes and as contours of their own. Regions that overlap go into
+    several label maps: none overwrites another. The value of a region is its ROI number; where one is below 1
+    or above 65535, regions are numbered in their order instead. What lies beside the image within a plane is
+    left out.
 
     Args:
         path: The file.
-        grid: Of the images that it was drawn on, in any orientation; its planes have to be those of the contours,
-            along one of its axes.
+        grid: Of the images that it was drawn on, in any orientation; its planes have to be those of the
+            contours, along one of its axes.
 
     Returns:
-        Label maps on ``grid``. ``notes`` names the regions that are points or open lines: they have no voxels.
+        Label maps on ``grid``. ``notes`` names the regions that are points or open lines: they have no
+        voxels.
 
     Raises:
         InputError: No structure set, or a damaged one.
@@ -64,7 +66,9 @@ def read_contours(path: str | PathLike[str], grid: Grid) -> Segmentation:
     dataset = read_object(file, voxels=True)
     if dataset.SOPClassUID != RTStructureSetStorage:
         raise InputError(
-            f"is no structure set but a {UID(dataset.SOPClassUID).name}", where=file, fix="give an RTSTRUCT file"
+            f"is no structure set but a {UID(dataset.SOPClassUID).name}",
+            where=file,
+            fix="give an RTSTRUCT file",
         )
     with explain_damage(file):
         numbers, segments = _segments_of(dataset, file)
@@ -76,10 +80,10 @@ def read_contours(path: str | PathLike[str], grid: Grid) -> Segmentation:
     scheme = scheme_of_segments(segments, file)
     axes = _planes_last(grid, [points for found in polygons.values() for points in found])
     turned = grid.mapped(axes)
+    shape = (turned.shape[1], turned.shape[0])
     builder = LayerBuilder(turned, scheme.values, file)
     for value in scheme.values[1:]:
         outlines = _outlines_by_plane(polygons.get(value, []), turned, file)
-        shape = (turned.shape[1], turned.shape[0])
         planes = sorted(outlines)
 
         def mask_of(
@@ -110,7 +114,7 @@ def _segments_of(dataset: Dataset, where: Path) -> tuple[dict[int, int], list[Se
     in_range = all(0 < number <= _LARGEST_NUMBER for number in numbers)
     values = {number: number if in_range else place for place, number in enumerate(numbers, start=1)}
     colors = {
-        int(item.ReferencedROINumber): tuple(int(part) for part in item.ROIDisplayColor)
+        int(item.ReferencedROINumber): _color(item.ROIDisplayColor)
         for item in dataset.get("ROIContourSequence") or ()
         if len(item.get("ROIDisplayColor") or ()) == 3
     }
@@ -119,10 +123,15 @@ def _segments_of(dataset: Dataset, where: Path) -> tuple[dict[int, int], list[Se
         for item in dataset.get("RTROIObservationsSequence") or ()
     }
     segments: list[Segment] = [
-        (values[number], text_of(region, "ROIName"), colors.get(number), concepts.get(number))  # type: ignore[misc]
+        (values[number], text_of(region, "ROIName"), colors.get(number), concepts.get(number))
         for number, region in zip(numbers, regions, strict=True)
     ]
     return values, segments
+
+
+def _color(values: Sequence[object]) -> tuple[int, int, int]:
+    red, green, blue = (min(max(int(str(value)), 0), 255) for value in values)
+    return red, green, blue
 
 
 def _contours_of(dataset: Dataset, values: dict[int, int]) -> dict[int, list[Dataset]]:
@@ -167,7 +176,9 @@ def _outlines_by_plane(contours: Sequence[FloatArray], grid: Grid, where: Path) 
         plane = round(float(indices[:, 2].mean()))
         stray = float(np.abs(indices[:, 2] - plane).max())
         if stray > CONTOUR_PLANE_TOLERANCE or not 0 <= plane < grid.shape[2]:
-            beside = "beside the image" if not 0 <= plane < grid.shape[2] else f"{stray:.2g} planes off its plane"
+            beside = (
+                "beside the image" if not 0 <= plane < grid.shape[2] else f"{stray:.2g} planes off its plane"
+            )
             raise GeometryError(
                 f"a contour lies {beside}",
                 where=where,

@@ -27,15 +27,16 @@ def read_segmentation(
 ) -> Segmentation:
     """Read a binary, fractional or label map segmentation.
 
-    Frames are placed by their positions. Planes without a frame are empty. Segments that overlap go into several
-    label maps: none overwrites another. The value of a segment is its segment number. A voxel of a fractional
-    segmentation belongs to a segment if its fraction is at least one half; ``read_fractions`` gives the fractions.
+    Frames are placed by their positions. Planes without a frame are empty. Segments that overlap go into
+    several label maps: none overwrites another. The value of a segment is its segment number. A voxel of a
+    fractional segmentation belongs to a segment if its fraction is at least one half; ``read_fractions``
+    gives the fractions.
 
     Args:
         path: The file.
-        source: The files of the series that it was made on. The label maps are then on the grid of those images,
-            shape (columns, rows, slices), slices ascending along their normal. Without it they are on the even grid
-            that the frames themselves prove, from the first to the last plane that has one.
+        source: The files of the series that it was made on. The label maps are then on the grid of those
+            images, shape (columns, rows, slices), slices ascending along their normal. Without it they are on
+            the even grid that the frames themselves prove, from the first to the last plane that has one.
 
     Raises:
         InputError: No segmentation, a tiled one, a damaged or lying one.

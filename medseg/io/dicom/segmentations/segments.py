@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from medseg.errors import InputError
 from medseg.geometry import FloatArray
 from medseg.io.dicom.segmentations.colors import rgb_from_cielab
 from medseg.io.dicom.segmentations.headers import (
-    explain_damage, frame_groups, group_of, lattice_of, positions_of, read_object, text_of,
-)  # fmt: skip
+    explain_damage,
+    frame_groups,
+    group_of,
+    lattice_of,
+    positions_of,
+    read_object,
+    text_of,
+)
 from medseg.io.dicom.segmentations.layers import scheme_of_segments
 from medseg.io.dicom.segmentations.planes import Lattice
 from medseg.io.sizes import require_in_file
@@ -109,7 +115,9 @@ def open_segments(path: str | PathLike[str]) -> StoredSegments:
         _require_frames(dataset, file)
         background = _background_of(dataset) if kind == "LABELMAP" else frozenset()
         scheme = _scheme_of(dataset, background, file)
-        segment_of = _segments_of_frames(dataset, scheme, file) if kind != "LABELMAP" else np.zeros(0, np.int64)
+        segment_of = (
+            _segments_of_frames(dataset, scheme, file) if kind != "LABELMAP" else np.zeros(0, np.int64)
+        )
         return StoredSegments(
             path=file,
             dataset=dataset,
@@ -128,7 +136,12 @@ def concept_in(sequence: Any) -> CodedConcept | None:
     if not sequence:
         return None
     value = next(
-        (text for key in ("CodeValue", "LongCodeValue", "URNCodeValue") if (text := text_of(sequence[0], key))), ""
+        (
+            text
+            for key in ("CodeValue", "LongCodeValue", "URNCodeValue")
+            if (text := text_of(sequence[0], key))
+        ),
+        "",
     )
     scheme, meaning = text_of(sequence[0], "CodingSchemeDesignator"), text_of(sequence[0], "CodeMeaning")
     return CodedConcept(value, scheme, meaning) if value and meaning else None
@@ -137,7 +150,9 @@ def concept_in(sequence: Any) -> CodedConcept | None:
 def _kind_of(dataset: Dataset, where: Path) -> str:
     if dataset.SOPClassUID not in (SEGMENTATION_STORAGE, LABELMAP_STORAGE):
         raise InputError(
-            f"is no segmentation but a {UID(dataset.SOPClassUID).name}", where=where, fix="give a DICOM SEG file"
+            f"is no segmentation but a {UID(dataset.SOPClassUID).name}",
+            where=where,
+            fix="give a DICOM SEG file",
         )
     kind = text_of(dataset, "SegmentationType").upper()
     if kind not in ("BINARY", "FRACTIONAL", "LABELMAP"):
@@ -165,7 +180,9 @@ def _require_frames(dataset: Dataset, where: Path) -> None:
         )  # fmt: skip
     rows, columns, bits = int(dataset.Rows), int(dataset.Columns), int(dataset.BitsAllocated)
     if bits not in (1, 8, 16) or int(dataset.get("SamplesPerPixel") or 1) != 1:
-        raise InputError(f"its voxels take {bits} bits, 1, 8 or 16 are needed", where=where, fix="export it again")
+        raise InputError(
+            f"its voxels take {bits} bits, 1, 8 or 16 are needed", where=where, fix="export it again"
+        )
     if dataset.get("PixelData") is None:
         raise InputError("holds no voxels", where=where, fix="export or copy it again")
     if not UID(dataset.file_meta.TransferSyntaxUID).is_compressed:
@@ -206,6 +223,8 @@ def _segments_of_frames(dataset: Dataset, scheme: LabelScheme, where: Path) -> n
         group = group_of(dataset, frame, "SegmentIdentificationSequence")
         number = None if group is None else group.get("ReferencedSegmentNumber")
         if number is None or int(number) not in scheme.values[1:]:
-            raise InputError("a frame belongs to no segment that it describes", where=where, fix="export it again")
+            raise InputError(
+                "a frame belongs to no segment that it describes", where=where, fix="export it again"
+            )
         numbers.append(int(number))
     return np.array(numbers, dtype=np.int64)

@@ -13,7 +13,13 @@ from pydicom.dataset import Dataset
 
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import AxisMap, Grid
-from medseg.io.dicom.segmentations.headers import explain_damage, frame_groups, lattice_of, positions_of, read_object
+from medseg.io.dicom.segmentations.headers import (
+    explain_damage,
+    frame_groups,
+    lattice_of,
+    positions_of,
+    read_object,
+)
 from medseg.io.dicom.segmentations.planes import even_grid
 from medseg.volume import Volume
 
@@ -24,7 +30,14 @@ _TO_BE_COPIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
-_SAME_FOR_ALL = ("SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Rows", "Columns")
+_SAME_FOR_ALL = (
+    "SOPClassUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+    "Rows",
+    "Columns",
+)
 
 
 @dataclass(frozen=True)
@@ -75,15 +88,17 @@ def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
     """Read the headers of the images that a segmentation belongs to.
 
     Args:
-        paths: The files of one volume, one frame each, in any order: planes are ordered by their positions. Or
-            one multi-frame file.
+        paths: The files of one volume, one frame each, in any order: planes are ordered by their positions.
+            Or one multi-frame file.
 
     Raises:
         InputError: No file, a damaged one, or files of several series.
         GeometryError: The frames are not evenly stacked, or several lie in one place.
     """
     if not paths:
-        raise InputError("no source image is given", fix="give the DICOM files that the label map was made on")
+        raise InputError(
+            "no source image is given", fix="give the DICOM files that the label map was made on"
+        )
     datasets = [read_object(path, voxels=False) for path in paths]
     first, where = datasets[0], Path(paths[0]).parent if len(paths) > 1 else Path(paths[0])
     _require_one_series(datasets, where)
@@ -114,7 +129,9 @@ def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
 def _require_one_series(datasets: Sequence[Dataset], where: Path) -> None:
     if len(datasets) > 1 and any(frame_groups(dataset) for dataset in datasets):
         raise InputError(
-            "several multi-frame source images are given", where=where, fix="give the one that holds the volume"
+            "several multi-frame source images are given",
+            where=where,
+            fix="give the one that holds the volume",
         )
     for keyword in _SAME_FOR_ALL:
         if len({dataset.get(keyword) for dataset in datasets}) > 1:

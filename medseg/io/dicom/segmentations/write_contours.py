@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,11 @@ from medseg.geometry import FloatArray, Grid
 from medseg.io.dicom.segmentations.concepts import concepts_of
 from medseg.io.dicom.segmentations.headers import frame_groups
 from medseg.io.dicom.segmentations.identity import (
-    MANUFACTURER, AlgorithmIdentification, SeriesIdentity, uid_maker,
-)  # fmt: skip
+    MANUFACTURER,
+    AlgorithmIdentification,
+    SeriesIdentity,
+    uid_maker,
+)
 from medseg.io.dicom.segmentations.outlines import outlines_of
 from medseg.io.dicom.segmentations.planes import lps_from_ras
 from medseg.io.dicom.segmentations.proof import prove_contours
@@ -38,9 +40,9 @@ _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 
 _COPIED = (
     "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence", "StudyInstanceUID",
-    "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber", "ReferringPhysicianName",
-    "FrameOfReferenceUID",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
+    "ReferringPhysicianName", "FrameOfReferenceUID",
 )  # fmt: skip
 _CONTOUR_DATA = Tag("ContourData")
 _LONGEST_NUMBER = 2**31 - 1
@@ -58,14 +60,15 @@ def write_contours(
 ) -> None:
     """Write a label map as an RT Structure Set.
 
-    Every class becomes a region of interest with the value of the class as its number, also one without voxels. Its
-    contours lie on the planes of the source images; holes are joined by keyholes (see ``outlines_of``), for
-    several closed contours of a plane are read as a sum by some programs and as exclusive by others. Filled at voxel
-    centres, the contours give back exactly the same voxels: this is proven on the file before it gets its name.
+    Every class becomes a region of interest with the value of the class as its number, also one without
+    voxels. Its contours lie on the planes of the source images; holes are joined by keyholes (see
+    ``outlines_of``), for several closed contours of a plane are read as a sum by some programs and as
+    exclusive by others. Filled at voxel centres, the contours give back exactly the same voxels: this is
+    proven on the file before it gets its name.
 
     Args:
-        labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction. Voxels to
-            ignore belong to no region.
+        labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction.
+            Voxels to ignore belong to no region.
         scheme: The classes.
         source: The DICOM files of the images, in any order.
         out: The file to write, such as ``"case.dcm"``.
@@ -74,8 +77,8 @@ def write_contours(
 
     Raises:
         GeometryError: The label map is on another grid, or the source images make no volume.
-        InputError: A value is not in the scheme, a source image is damaged, or what was written does not agree with
-            the label map when read back.
+        InputError: A value is not in the scheme, a source image is damaged, or what was written does not
+            agree with the label map when read back.
         ConfigError: There is no class, or a value is too large.
 
     Example:
@@ -85,7 +88,9 @@ def write_contours(
     if labels.channels != 1:
         raise InputError(f"a label map has one channel, not {labels.channels}", fix="give one label a voxel")
     if not scheme.foreground or scheme.values[-1] > _LONGEST_NUMBER:
-        raise ConfigError("no class can be written", fix="declare at least one class, with a value below 2^31")
+        raise ConfigError(
+            "no class can be written", fix="declare at least one class, with a value below 2^31"
+        )
     images = read_source(source)
     aligned = images.aligned(labels, "the label map")
     indices = scheme.to_indices(aligned.array[0].transpose(2, 1, 0), where="the label map")
@@ -93,7 +98,7 @@ def write_contours(
     content = (
         str((scheme, identity.description, identity.number, algorithm, indices.shape)).encode(),
         str([dataset.SOPInstanceUID for dataset in images.datasets]).encode(),
-        np.ascontiguousarray(indices).data if identity.seed is not None else b"",
+        np.ascontiguousarray(indices).tobytes() if identity.seed is not None else b"",
     )
     uid_of = uid_maker(identity.seed, content)
     dataset = _new_object(images, identity, algorithm or AlgorithmIdentification(), uid_of)
@@ -199,7 +204,10 @@ def _contour(polygon: FloatArray, plane: int, grid: Grid, reference: Dataset) ->
 
 
 def _decimals(positions: FloatArray, spacing_mm: float) -> RawDataElement:
-    """Contour data to a ten-thousandth of the spacing, as text; pydicom would make an object of each number."""
+    """Contour data to a ten-thousandth of the spacing, as text.
+
+    It is put in as it lies in the file: pydicom would make an object of each number.
+    """
     places = max(3, 4 - math.floor(math.log10(spacing_mm)))
     text = "\\".join([f"{value:.{places}f}" for value in positions.ravel().tolist()]).encode()
     padded = text + b" " * (len(text) % 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,12 +16,14 @@ from pydicom.uid import UID
 from medseg import __version__
 from medseg.errors import ConfigError, InputError
 from medseg.files import atomic_path
-from medseg.geometry import Grid
 from medseg.io.dicom.segmentations.colors import cielab_from_rgb
-from medseg.io.dicom.segmentations.concepts import SegmentConcepts, concepts_of
+from medseg.io.dicom.segmentations.concepts import concepts_of
 from medseg.io.dicom.segmentations.identity import (
-    MANUFACTURER, AlgorithmIdentification, SeriesIdentity, uid_maker,
-)  # fmt: skip
+    MANUFACTURER,
+    AlgorithmIdentification,
+    SeriesIdentity,
+    uid_maker,
+)
 from medseg.io.dicom.segmentations.proof import prove_fractions, prove_label_map
 from medseg.io.dicom.segmentations.source import SourceImages, read_source
 from medseg.labels import CodedConcept, LabelClass, LabelScheme
@@ -54,26 +55,26 @@ def write_segmentation(
 ) -> None:
     """Write a label map as DICOM SEG.
 
-    Every class becomes a segment, also one without voxels; its name, colour and concept go along (a class without a
-    concept gets one by its name, see ``concepts_of``). Patient and study are those of the source images, as the
-    standard demands. The file is read back and compared before it gets its name.
+    Every class becomes a segment, also one without voxels; its name, colour and concept go along (a class
+    without a concept gets one by its name, see ``concepts_of``). Patient and study are those of the source
+    images, as the standard demands. The file is read back and compared before it gets its name.
 
     Args:
-        labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction. Voxels to
-            ignore belong to no segment.
+        labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction.
+            Voxels to ignore belong to no segment.
         scheme: The classes.
         source: The DICOM files of the images, in any order.
         out: The file to write, such as ``"case.dcm"``.
-        kind: ``"binary"``: a bit a voxel and segment, read by every viewer; segments are numbered 1, 2, … in the
-            order of the classes. ``"labelmap"``: one number a voxel (standard since 2024, few viewers know it);
-            segments keep the values of the classes, which may reach 65535.
+        kind: ``"binary"``: a bit a voxel and segment, read by every viewer; segments are numbered 1, 2, … in
+            the order of the classes. ``"labelmap"``: one number a voxel (standard since 2024, few viewers
+            know it); segments keep the values of the classes, which may reach 65535.
         algorithm: What made the segmentation.
         series: How the new series presents itself.
 
     Raises:
         GeometryError: The label map is on another grid, or the source images make no volume.
-        InputError: A value is not in the scheme, a source image is damaged, or what was written does not agree with
-            the label map when read back.
+        InputError: A value is not in the scheme, a source image is damaged, or what was written does not
+            agree with the label map when read back.
         ConfigError: highdicom is not installed, or the scheme does not suit the kind.
 
     Example:
@@ -98,7 +99,9 @@ def write_segmentation(
         kind.upper(),
         algorithm or AlgorithmIdentification(),
         series or SeriesIdentity(),
-        lambda path: prove_label_map(path, stored, images.grid, dict(zip(numbers, scheme.names[1:], strict=True))),
+        lambda path: prove_label_map(
+            path, stored, images.grid, dict(zip(numbers, scheme.names[1:], strict=True))
+        ),
     )
 
 
@@ -132,7 +135,8 @@ def write_fractions(
     numbers = _numbers(scheme, "fractional")
     if aligned.channels != len(numbers):
         raise InputError(
-            f"{aligned.channels} channels of probabilities for {len(numbers)} classes", fix="leave the background out"
+            f"{aligned.channels} channels of probabilities for {len(numbers)} classes",
+            fix="leave the background out",
         )
     values = aligned.array.transpose(3, 2, 1, 0)
     if not (values.min() >= 0.0 and values.max() <= 1.0):  # NaN fails both
@@ -177,7 +181,7 @@ def _write(
     content = (
         str((kind, scheme, series.description, series.number, algorithm, stored.shape)).encode(),
         str([dataset.SOPInstanceUID for dataset in images.datasets]).encode(),
-        np.ascontiguousarray(stored).data if series.seed is not None else b"",
+        np.ascontiguousarray(stored).tobytes() if series.seed is not None else b"",
     )
     uid_of = uid_maker(series.seed, content)
     segments = [
@@ -259,8 +263,10 @@ def _describe(
 
 
 def _settle(dataset: Dataset, series: SeriesIdentity, uid_of: Callable[[str], UID]) -> None:
-    """Replace what highdicom draws at random or takes from the clock."""
+    """Replace what highdicom draws at random or takes from the clock, and add what it leaves out."""
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = series.date_and_time
+    if "ContentCreatorName" not in dataset:
+        dataset.ContentCreatorName = ""
     organization = uid_of("dimensions")
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
