@@ -18,7 +18,7 @@ __all__ = ["PRIVATE_SCHEME", "SegmentConcepts", "concepts_of"]
 PRIVATE_SCHEME = "99MEDSEG"
 """Coding scheme of names that the table does not know. DICOM keeps the prefix 99 for private schemes."""
 
-_ANATOMICAL = CodedConcept("123037004", "SCT", "Anatomical Structure")
+_ANATOMICAL = CodedConcept("91723000", "SCT", "Anatomical Structure")
 _ABNORMAL = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
 _TISSUE = CodedConcept("85756007", "SCT", "Tissue")
 _SUBSTANCE = CodedConcept("91720002", "SCT", "Body Substance")
@@ -123,8 +123,8 @@ Rectum: 34402009
 Esophagus | oesophagus: 32849002
 Urinary bladder | bladder: 89837001
 Prostate: 41216001
-Peripheral zone of prostate | peripheral zone | prostate peripheral zone: 279706003
-Transition zone of prostate | transition zone | prostate transition zone: 399384005
+Peripheral zone of the prostate | peripheral zone | prostate peripheral zone: 279706003
+Transition zone of the prostate | transition zone | prostate transition zone: 399384005
 Seminal vesicle: 64739004
 Uterus: 35039007
 Ovary: 15497006
