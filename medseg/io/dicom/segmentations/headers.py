@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,11 +37,12 @@ _FUNCTIONAL = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasur
 def explain_damage(where: str | PathLike[str]) -> Iterator[None]:
     """Turn what pydicom raises on a damaged file into an ``InputError``."""
     damage = (
-        InvalidDicomError, BytesLengthException, EOFError, struct.error, zlib.error, RecursionError,
+        InvalidDicomError, BytesLengthException, EOFError, OSError, struct.error, zlib.error, RecursionError,
         ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, NotImplementedError,
     )  # fmt: skip
     try:
-        with explain_os_errors(where):
+        with explain_os_errors(where), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote values of the header, and so the patient
             yield
     except damage as error:
         # The text of the error may quote the header, and so the patient: its kind has to do.

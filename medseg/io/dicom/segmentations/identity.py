@@ -11,9 +11,12 @@ from pydicom.uid import UID, generate_uid
 
 from medseg import __version__
 
-__all__ = ["MANUFACTURER", "AlgorithmIdentification", "SeriesIdentity", "uid_maker"]
+__all__ = ["MANUFACTURER", "UNICODE", "AlgorithmIdentification", "SeriesIdentity", "uid_maker"]
 
 MANUFACTURER = "medseg"
+
+UNICODE = "ISO_IR 192"
+"""Character set of what is written: names of structures may be in any language, whatever the source uses."""
 
 _UUID_ROOT = "2.25."
 """UIDs derived from a UUID (PS3.5 B.2)."""

@@ -20,7 +20,7 @@ from medseg.io.dicom.segmentations.headers import (
     positions_of,
     read_object,
 )
-from medseg.io.dicom.segmentations.planes import even_grid
+from medseg.io.dicom.segmentations.planes import Lattice, even_grid
 from medseg.volume import Volume
 
 __all__ = ["SourceImages", "read_source"]
@@ -30,6 +30,9 @@ _TO_BE_COPIED = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_ROUNDING = 1e-4
+"""How far directions, and spacings as a part of themselves, may differ between the images of a series."""
+
 _SAME_FOR_ALL = (
     "SOPClassUID",
     "StudyInstanceUID",
@@ -107,13 +110,17 @@ def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
             for keyword in _TO_BE_COPIED:
                 if keyword not in dataset:
                     setattr(dataset, keyword, "")
-        lattices = {lattice_of(dataset, path) for dataset, path in zip(datasets, paths, strict=True)}
+        lattices = [lattice_of(dataset, path) for dataset, path in zip(datasets, paths, strict=True)]
         positions = np.concatenate([positions_of(dataset, where) for dataset in datasets])
-    if len({(lattice.orientation, lattice.spacing_mm) for lattice in lattices}) > 1:
-        raise GeometryError(
-            "source images differ in orientation or spacing", where=where, fix="give the images of one volume"
-        )
-    grid, planes = even_grid(lattices.pop(), positions, where)
+        if not all(_agree(lattice, lattices[0]) for lattice in lattices):
+            raise GeometryError(
+                "source images differ in orientation or spacing",
+                where=where,
+                fix="give the images of one volume",
+            )
+        for dataset in datasets:
+            _share_geometry(dataset, first)
+    grid, planes = even_grid(lattices[0], positions, where)
     if sorted(planes.tolist()) != list(range(grid.shape[2])):
         raise GeometryError(
             f"{len(planes)} source frames do not fill {grid.shape[2]} planes once each",
@@ -141,6 +148,28 @@ def _require_one_series(datasets: Sequence[Dataset], where: Path) -> None:
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID"):
         if any(not dataset.get(keyword) for dataset in datasets):
             raise InputError(f"a source image has no {keyword}", where=where, fix="export the series again")
+
+
+def _agree(one: Lattice, other: Lattice) -> bool:
+    """Whether orientations and spacings are the same but for their rounding."""
+    return np.allclose(one.orientation, other.orientation, rtol=0.0, atol=_ROUNDING) and np.allclose(
+        one.spacing_mm, other.spacing_mm, rtol=_ROUNDING
+    )
+
+
+def _share_geometry(dataset: Dataset, first: Dataset) -> None:
+    """Say once for all frames how they lie, as highdicom expects it; whoever calls has found that they agree."""
+    frames = frame_groups(dataset)
+    if not frames:
+        dataset.ImageOrientationPatient = first.ImageOrientationPatient
+        dataset.PixelSpacing = first.PixelSpacing
+        return
+    if not dataset.get("SharedFunctionalGroupsSequence"):
+        dataset.SharedFunctionalGroupsSequence = [Dataset()]
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
+        if keyword not in shared:
+            setattr(shared, keyword, frames[0][keyword].value)
 
 
 def _axes_onto(own: Grid, target: Grid) -> AxisMap | None:

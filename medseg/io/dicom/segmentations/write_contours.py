@@ -22,6 +22,7 @@ from medseg.io.dicom.segmentations.concepts import concepts_of
 from medseg.io.dicom.segmentations.headers import frame_groups
 from medseg.io.dicom.segmentations.identity import (
     MANUFACTURER,
+    UNICODE,
     AlgorithmIdentification,
     SeriesIdentity,
     uid_maker,
@@ -39,7 +40,7 @@ _STUDY_MANAGEMENT = "1.2.840.10008.3.1.2.3.1"
 """Detached Study Management, retired: what a structure set still has to name as the class of a study."""
 
 _COPIED = (
-    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
     "StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "StudyDescription", "AccessionNumber",
     "ReferringPhysicianName", "FrameOfReferenceUID",
@@ -119,6 +120,7 @@ def _new_object(
     dataset.file_meta = FileMetaDataset()
     # With explicit types, a contour above 64 kB would lose its own.
     dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    dataset.SpecificCharacterSet = UNICODE
     for keyword in _COPIED:
         if keyword in images.first:
             dataset[keyword] = images.first[keyword]

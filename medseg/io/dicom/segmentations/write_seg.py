@@ -20,6 +20,7 @@ from medseg.io.dicom.segmentations.colors import cielab_from_rgb
 from medseg.io.dicom.segmentations.concepts import concepts_of
 from medseg.io.dicom.segmentations.identity import (
     MANUFACTURER,
+    UNICODE,
     AlgorithmIdentification,
     SeriesIdentity,
     uid_maker,
@@ -223,6 +224,7 @@ def _build(
             device_serial_number="0",
             content_label=_CONTENT_LABEL,
             content_description=series.description[:_LONGEST_LABEL],
+            specific_character_set=UNICODE,
             series_description=series.description[:_LONGEST_LABEL],
             content_date=date,
             content_time=time,
@@ -264,7 +266,11 @@ def _describe(
 
 def _settle(dataset: Dataset, series: SeriesIdentity, uid_of: Callable[[str], UID]) -> None:
     """Replace what highdicom draws at random or takes from the clock, and add what it leaves out."""
-    dataset.InstanceCreationDate, dataset.InstanceCreationTime = series.date_and_time
+    date, time = series.date_and_time
+    dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
+    # The first items name the hospital's scanner, which nobody needs to know; the last one is highdicom's.
+    dataset.ContributingEquipmentSequence = dataset.ContributingEquipmentSequence[-1:]
+    dataset.ContributingEquipmentSequence[0].ContributionDateTime = date + time
     if "ContentCreatorName" not in dataset:
         dataset.ContentCreatorName = ""
     organization = uid_of("dimensions")

@@ -81,13 +81,12 @@ def scanned_grid(
     tilt: float,
 ) -> Grid:
     """What a scanner makes: rows and columns at right angles, planes along their normal or tilted."""
+    tilt = tilt if shape[2] > 1 else 0.0  # one plane alone does not tell
     lps = np.eye(4)
     turn = Rotation.from_euler("xyz", degrees, degrees=True).as_matrix()
     lps[:3, :3] = turn @ np.array([[1.0, 0.0, 0.0], [0.0, 1.0, tilt], [0.0, 0.0, 1.0]]) * spacing_mm
     lps[:3, 3] = (-31.5, 12.25, 140.0)
     return Grid(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
-
-
 
 
 _sizes = st.integers(1, 7)

@@ -63,7 +63,9 @@ def test_pydicom_knows_every_code_by_the_same_meaning() -> None:
     for meanings in pydicom_concepts["SCT"].values():
         for code, (meaning, _) in meanings.items():
             known.setdefault(code, set()).add(meaning.lower())
-    table = {entry.type for _, entry in concepts._entries()} | {entry.category for _, entry in concepts._entries()}
+    table = {entry.type for _, entry in concepts._entries()} | {
+        entry.category for _, entry in concepts._entries()
+    }
     assert len(table) > 120
     for concept in table | {concepts._LEFT, concepts._RIGHT}:
         assert any(
