@@ -158,7 +158,7 @@ def _agree(one: Lattice, other: Lattice) -> bool:
 
 
 def _share_geometry(dataset: Dataset, first: Dataset) -> None:
-    """Say once for all frames how they lie, as highdicom expects it; whoever calls has found that they agree."""
+    """Say once for all frames how they lie, as highdicom expects it; that they agree has been checked."""
     frames = frame_groups(dataset)
     if not frames:
         dataset.ImageOrientationPatient = first.ImageOrientationPatient

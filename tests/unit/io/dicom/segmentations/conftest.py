@@ -64,7 +64,7 @@ def write_series(grid: Grid, folder: Path) -> list[Path]:
 
 @pytest.fixture
 def make_source(tmp_path_factory: pytest.TempPathFactory) -> MakeSource:
-    """Writes a series on a grid of shape (columns, rows, planes); gives its files in the order of the planes."""
+    """Writes a series on a grid of shape (columns, rows, planes); gives its files, plane by plane."""
     return lambda grid: write_series(grid, tmp_path_factory.mktemp("series") / "ct")
 
 
@@ -89,7 +89,8 @@ def scanned_grid(
     return Grid(shape, np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps)
 
 
-_sizes = st.integers(1, 7)
+# highdicom packs frames of fewer than eight voxels wrongly; writing refuses them, and no scanner makes them.
+_sizes = st.integers(3, 7)
 _lengths = st.sampled_from([0.4, 0.75, 1.0, 3.3])
 _degrees = st.integers(-180, 180)
 
@@ -99,7 +100,7 @@ def scanned_grids() -> st.SearchStrategy[Grid]:
     """Small grids as scanners make them, oblique, some with a tilted gantry."""
     return st.builds(
         scanned_grid,
-        st.tuples(_sizes, _sizes, _sizes),
+        st.tuples(_sizes, _sizes, st.integers(1, 7)),
         st.tuples(_lengths, _lengths, _lengths),
         st.tuples(_degrees, _degrees, _degrees),
         st.sampled_from([0.0, 0.3]),

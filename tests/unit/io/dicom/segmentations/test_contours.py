@@ -164,7 +164,7 @@ def test_a_grid_turned_against_the_contours_is_refused(
     make_source: MakeSource, oblique: Grid, tmp_path: Path
 ) -> None:
     path = write_example(make_source, oblique, tmp_path)
-    with pytest.raises(GeometryError, match="off its plane|beside the image"):
+    with pytest.raises(GeometryError, match=r"off its plane|beside the image"):
         read_contours(path, Grid((20, 20, 20), np.diag([1.0, 1.0, 1.0, 1.0])))
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from medseg.errors import GeometryError, InputError, MedsegError
+from medseg.errors import GeometryError, InputError, ResourceError
 from medseg.geometry import Grid
 from medseg.io.dicom.segmentations import read_fractions, read_segmentation
 from medseg.io.dicom.segmentations.segments import LABELMAP_STORAGE, SEGMENTATION_STORAGE
@@ -246,9 +247,5 @@ def test_damaged_files_end_in_one_error(tmp_path: Path, data: st.DataObject) -> 
     stop = data.draw(st.sampled_from([len(content), *range(140, len(content), 97)]))
     damaged = tmp_path / "damaged.dcm"
     damaged.write_bytes(content[:stop])
-    try:
-        found = read_segmentation(damaged)
-    except MedsegError as error:
-        assert "\n" not in str(error)
-    else:
-        assert found.grid.voxel_count < 10**7
+    with contextlib.suppress(InputError, GeometryError, ResourceError):  # anything else fails the test
+        assert read_segmentation(damaged).grid.voxel_count < 10**7
