@@ -182,12 +182,18 @@ def fill_outlines(outlines: Sequence[FloatArray], shape: tuple[int, int]) -> Mas
         [[0, 0, 0, 0], [0, 1, 1, 0]]
     """
     rows, columns = shape
-    turns = np.zeros((rows, columns + 1), dtype=np.int32)
-    for outline in outlines:
-        row, crossing = _row_crossings(outline, rows)
-        first = np.clip(np.ceil(crossing), 0, columns).astype(np.int64)
-        np.add.at(turns, (row, first), 1)
-    return (np.cumsum(turns[:, :columns], axis=1) % 2).astype(np.bool_)
+    mask = np.zeros(shape, dtype=np.bool_)
+    crossings = [_row_crossings(outline, rows) for outline in outlines]
+    row = np.concatenate([place for place, _ in crossings] or [np.zeros(0, np.int64)])
+    column = np.concatenate([place for _, place in crossings] or [np.zeros(0)])
+    first = np.clip(np.ceil(column), 0, columns).astype(np.int64)
+    if not row.size:
+        return mask
+    (top, bottom), (left, right) = (row.min(), row.max() + 1), (first.min(), first.max())
+    turns = np.zeros((bottom - top, right - left + 1), dtype=np.uint8)
+    np.bitwise_xor.at(turns, (row - top, first - left), 1)
+    mask[top:bottom, left:right] = np.bitwise_xor.accumulate(turns, axis=1)[:, :-1]
+    return mask
 
 
 def _row_crossings(outline: FloatArray, rows: int) -> tuple[Indices, FloatArray]:

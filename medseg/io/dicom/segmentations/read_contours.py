@@ -64,20 +64,18 @@ def read_contours(path: str | PathLike[str], grid: Grid) -> Segmentation:
     """
     file = Path(path)
     dataset = read_object(file, voxels=True)
-    if dataset.SOPClassUID != RTStructureSetStorage:
-        raise InputError(
-            f"is no structure set but a {UID(dataset.SOPClassUID).name}",
-            where=file,
-            fix="give an RTSTRUCT file",
-        )
     with explain_damage(file):
+        if dataset.SOPClassUID != RTStructureSetStorage:
+            what = f"is no structure set but a {UID(dataset.SOPClassUID).name}"
+            raise InputError(what, where=file, fix="give an RTSTRUCT file")
         numbers, segments = _segments_of(dataset, file)
         contours = _contours_of(dataset, numbers)
         polygons = {
             value: [_points_of(item) for item in items if text_of(item, "ContourGeometricType") in _CLOSED]
             for value, items in contours.items()
         }
-    scheme = scheme_of_segments(segments, file)
+        scheme = scheme_of_segments(segments, file)
+        notes = _notes(contours, scheme)
     axes = _planes_last(grid, [points for found in polygons.values() for points in found])
     turned = grid.mapped(axes)
     shape = (turned.shape[1], turned.shape[0])
@@ -93,7 +91,7 @@ def read_contours(path: str | PathLike[str], grid: Grid) -> Segmentation:
 
         builder.add(value, planes, mask_of)
     label_maps = tuple(volume.mapped(axes.inverse()) for volume in builder.volumes())
-    return Segmentation(scheme, label_maps, builder.layer_of, _notes(contours, scheme))
+    return Segmentation(scheme, label_maps, builder.layer_of, notes)
 
 
 def _notes(contours: dict[int, list[Dataset]], scheme: LabelScheme) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from medseg.errors import GeometryError, InputError
 from medseg.geometry import Grid
+from medseg.io.dicom.segmentations.headers import explain_damage
 from medseg.io.dicom.segmentations.layers import LayerBuilder, Segmentation
 from medseg.io.dicom.segmentations.planes import even_grid, nearest_planes
 from medseg.io.dicom.segmentations.segments import StoredSegments, open_segments
@@ -93,8 +94,9 @@ def _placed(
     if source is None:
         return even_grid(stored.lattice, stored.positions, stored.path)
     images = read_source(source)
-    reference = images.first.get("FrameOfReferenceUID")
-    if stored.dataset.get("FrameOfReferenceUID") not in (None, "", reference):
+    with explain_damage(stored.path):
+        reference = stored.dataset.get("FrameOfReferenceUID")
+    if reference not in (None, "", images.first.FrameOfReferenceUID):
         raise GeometryError(
             "lies in another frame of reference than the source images",
             where=stored.path,

@@ -104,8 +104,8 @@ def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
         )
     datasets = [read_object(path, voxels=False) for path in paths]
     first, where = datasets[0], Path(paths[0]).parent if len(paths) > 1 else Path(paths[0])
-    _require_one_series(datasets, where)
     with explain_damage(where):
+        _require_one_series(datasets, where)
         for dataset in datasets:
             for keyword in _TO_BE_COPIED:
                 if keyword not in dataset:

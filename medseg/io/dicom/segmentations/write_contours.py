@@ -83,7 +83,7 @@ def write_contours(
         ConfigError: There is no class, or a value is too large.
 
     Example:
-        >>> files = sorted(Path("series").glob("*.dcm"))
+        >>> files = sorted(Path("series").glob("*.dcm"))  # doctest: +SKIP
         >>> write_contours(read_volume("labels.nii.gz"), scheme, files, "structures.dcm")  # doctest: +SKIP
     """
     if labels.channels != 1:
@@ -94,12 +94,14 @@ def write_contours(
         )
     images = read_source(source)
     aligned = images.aligned(labels, "the label map")
-    indices = scheme.to_indices(aligned.array[0].transpose(2, 1, 0), where="the label map")
+    indices = np.ascontiguousarray(
+        scheme.to_indices(aligned.array[0].transpose(2, 1, 0), where="the label map")
+    )
     identity = series or SeriesIdentity()
     content = (
         str((scheme, identity.description, identity.number, algorithm, indices.shape)).encode(),
         str([dataset.SOPInstanceUID for dataset in images.datasets]).encode(),
-        np.ascontiguousarray(indices).tobytes() if identity.seed is not None else b"",
+        indices.tobytes() if identity.seed is not None else b"",
     )
     uid_of = uid_maker(identity.seed, content)
     dataset = _new_object(images, identity, algorithm or AlgorithmIdentification(), uid_of)
@@ -176,7 +178,7 @@ def _add_regions(
     images: SourceImages,
 ) -> None:
     frame_on = {int(plane): frame for frame, plane in enumerate(images.planes)}
-    present = [set(np.unique(plane).tolist()) for plane in indices]
+    present = [set(np.flatnonzero(np.bincount(plane.ravel())).tolist()) for plane in indices]
     regions, contours, observations = [], [], []
     for index, entry in enumerate(scheme.foreground, start=1):
         items = []
@@ -201,6 +203,8 @@ def _contour(polygon: FloatArray, plane: int, grid: Grid, reference: Dataset) ->
     item.ContourImageSequence = [reference]
     item.ContourGeometricType = "CLOSED_PLANAR"
     item.NumberOfContourPoints = len(polygon)
+    # As if it had been read so: then its text is not parsed to be written.
+    item.set_original_encoding(True, True, "iso8859")
     item[_CONTOUR_DATA] = _decimals(lps_from_ras(grid.to_world(indices)), min(grid.spacing_mm))
     return item
 

@@ -79,7 +79,7 @@ def write_segmentation(
         ConfigError: highdicom is not installed, or the scheme does not suit the kind.
 
     Example:
-        >>> files = sorted(Path("series").glob("*.dcm"))
+        >>> files = sorted(Path("series").glob("*.dcm"))  # doctest: +SKIP
         >>> write_segmentation(read_volume("labels.nii.gz"), scheme, files, "out.dcm")  # doctest: +SKIP
     """
     if labels.channels != 1:

@@ -249,3 +249,12 @@ def test_damaged_files_end_in_one_error(tmp_path: Path, data: st.DataObject) -> 
     damaged.write_bytes(content[:stop])
     with contextlib.suppress(InputError, GeometryError, ResourceError):  # anything else fails the test
         assert read_segmentation(damaged).grid.voxel_count < 10**7
+
+
+def test_another_frame_of_reference_is_refused(make_source: MakeSource, tmp_path: Path) -> None:
+    affine = np.diag([-0.25, -0.5, HEIGHT_MM, 1.0])
+    affine[:3, 3] = (-1.0, -2.0, 0.0)
+    dataset = two_segments()
+    dataset.FrameOfReferenceUID = "1.2.3"
+    with pytest.raises(GeometryError, match="another frame of reference"):
+        read_segmentation(save(dataset, tmp_path), make_source(Grid((COLUMNS, ROWS, 4), affine)))
