@@ -1,4 +1,4 @@
-"""``medseg convert``: DICOM folders to volumes, and volumes to other formats."""
+"""``medseg convert``: DICOM folders to volumes, volumes to other formats, label maps to DICOM and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["command"]
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="A folder of DICOM files, one DICOM file, or a volume.")
+        Path, typer.Argument(metavar="IN", help="A folder of DICOM files, a DICOM file, or a volume.")
     ],
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="A folder; or a file, as ct.nii.gz, for one volume.")
@@ -48,6 +48,17 @@ def command(
         bool,
         typer.Option("--stack", help="Write the volumes of a series as channels of one, where grids agree."),
     ] = False,
+    series: Annotated[
+        Path | None,
+        typer.Option("--source", help="The folder of the DICOM images that a label map or SEG belongs to."),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option("--labels", help="With OUT as .dcm: a dataset.json that names the classes."),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--format", help="With OUT as .dcm: dicom-seg, dicom-labelmap or rtstruct.")
+    ] = "dicom-seg",
     jobs: Annotated[
         int | None,
         typer.Option(min=1, help="Processes that read headers.", show_default="as many as is worth while"),
@@ -56,7 +67,7 @@ def command(
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> int:
-    """Convert a DICOM folder to volumes, or a volume to another format; each is read back and compared.
+    """Convert DICOM folders to volumes, label maps to DICOM SEG, and back; each is read back and compared.
 
     A volume whose geometry cannot be trusted is refused, with the reason; the others are written, and the
     exit code is not 0. Beside each lies a JSON file with verdict, repairs and hashes of its source.
@@ -69,6 +80,10 @@ def command(
     medseg convert scanner/dwi/ volumes/ --stack --keep-names
 
     medseg convert ct.nii.gz ct.nrrd
+
+    medseg convert labels.nii.gz labels.dcm --source scanner/ct/ --labels dataset.json
+
+    medseg convert labels.dcm labels.nii.gz --source scanner/ct/
     """
     from medseg.conversion import convert
     from medseg.io.dicom import Repairs
@@ -80,6 +95,9 @@ def command(
             repairs=Repairs(uneven=repair, missing=repair),
             keep_names=keep_names,
             channels="stacked" if stack else "apart",
+            series=series,
+            labels=labels,
+            form=form,
             processes=jobs,
             progress=progress,
         )

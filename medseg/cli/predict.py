@@ -26,7 +26,9 @@ def command(
     out: Annotated[Path, typer.Option(help="Folder for the label maps; they are named as their images.")],
     images: Annotated[
         list[Path] | None,
-        typer.Option("--input", help="An image, or a folder of images; may be given several times."),
+        typer.Option(
+            "--input", help="An image, or a folder of images or of DICOM files; may be given several times."
+        ),
     ] = None,
     validation: Annotated[
         bool,
@@ -82,6 +84,15 @@ def command(
             show_default="the recipe's",
         ),
     ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="For DICOM images: dicom-seg (a bit a voxel and structure, for every viewer), "
+            "dicom-labelmap (one number a voxel, new in the standard), or rtstruct (contours).",
+            show_default="as the image; .nii.gz for DICOM",
+        ),
+    ] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
@@ -100,6 +111,8 @@ def command(
     medseg predict --model runs/chest --input ct.nii.gz --out labels --max-ram 4GB --precision auto
 
     medseg predict --model runs/nuclei --input images/ --out labels --postprocess instances
+
+    medseg predict --model runs/chest --input study/ --out labels --format dicom-seg
     """
     if bool(images) == validation:
         raise typer.BadParameter("give either --input or --validation", param_hint="--input")
@@ -123,7 +136,7 @@ def command(
     )
     jobs = _jobs_of_inputs(load(chosen), images) if images else _jobs_of_validation(load, model, chosen)
     with bars() as progress:
-        outcomes = predict_jobs(jobs, out, progress)
+        outcomes = predict_jobs(jobs, out, progress, form=form)
     if len(outcomes) == 1 and outcomes[0].error is not None:
         raise outcomes[0].error
     done = jobs[0][0].postprocess

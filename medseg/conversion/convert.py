@@ -8,6 +8,7 @@ from typing import Literal
 
 from medseg.conversion.dicom_tree import convert_to_file, convert_to_folder, scan_volumes
 from medseg.conversion.report import ConversionReport, ConvertedVolume, Outcome
+from medseg.conversion.segmentations import OBJECT_SUFFIX, convert_label_map, convert_object, object_kind
 from medseg.conversion.writing import write_and_compare
 from medseg.errors import ConfigError, InputError
 from medseg.io import SUFFIXES, read_volume, split_suffix
@@ -24,16 +25,22 @@ def convert(
     repairs: Repairs | None = None,
     keep_names: bool = False,
     channels: Literal["apart", "stacked"] = "apart",
+    series: str | os.PathLike[str] | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    form: str = "dicom-seg",
     processes: int | None = None,
     progress: Progress | None = None,
 ) -> ConversionReport:
-    """Convert a DICOM folder or file to volumes, or a volume to another format.
+    """Convert a DICOM folder or file to volumes, a volume to another format, a label map to DICOM and back.
 
     Every DICOM volume that its verdict does not refuse becomes ``NAME.nii.gz``, with qform and sform, and
     ``NAME.json``: modality, spacing, traits, verdict with what was repaired, hashes of the source's files. A
     report of all volumes, ``conversion.json``, lies beside them. Names are made of hashed identifiers, and
     no file tells who the patient is. What is written is read back and compared before it gets its name; what
     is there already is left alone if it is the same volume, and never overwritten otherwise.
+
+    A label map becomes a DICOM object if ``out`` ends in ``.dcm``; a DICOM SEG or RT Structure Set becomes
+    label maps, with a JSON file that names their structures.
 
     Args:
         source: A folder of DICOM files, one DICOM file, or a volume (NIfTI, NRRD, MetaImage).
@@ -43,6 +50,9 @@ def convert(
             series' identifiers.
         channels: Whether the volumes of a series go into files of their own, or ``"stacked"`` as channels of
             one where they lie on one grid.
+        series: The folder of the DICOM images that a label map or a DICOM object belongs to.
+        labels: A ``dataset.json`` that names the classes of a label map.
+        form: Of the DICOM object: ``"dicom-seg"``, ``"dicom-labelmap"``, ``"rtstruct"``.
         processes: That read DICOM headers; by default as many as is worth while.
         progress: Shows how far it is.
 
@@ -58,8 +68,15 @@ def convert(
     if channels not in ("apart", "stacked"):
         raise ConfigError(f"'{channels}' is no way to write channels", fix="choose 'apart' or 'stacked'")
     place, target, shown = Path(source), Path(out), progress or SilentProgress()
+    images = None if series is None else Path(series)
     if place.is_file() and _is_volume(place):
+        if target.suffix.lower() == OBJECT_SUFFIX:
+            names = None if labels is None else Path(labels)
+            return convert_label_map(place, target, series=images, labels=names, form=form)
         return _convert_file(place, target)
+    kind = object_kind(place) if place.is_file() else None
+    if kind is not None:
+        return convert_object(place, target, kind=kind, series=images)
     scan = scan_volumes(place, repairs or Repairs(), processes, shown)
     write = convert_to_file if _is_volume(target) else convert_to_folder
     return write(scan, target, keep_names=keep_names, stack=channels == "stacked", progress=shown)

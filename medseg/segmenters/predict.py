@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medseg.errors import InputError, MedsegError, ResourceError
+from medseg.errors import ConfigError, InputError, MedsegError, ResourceError
 from medseg.files import require_writable_folder, write_json
-from medseg.io import Case, split_suffix
+from medseg.io import Case, read_volume, split_suffix
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
-from medseg.registry import VOLUME_FORMATS
+from medseg.registry import VOLUME_FORMATS, did_you_mean
 from medseg.runs.postprocess import PostprocessChoice
-from medseg.segmenters.cases import instances_path, segment_to_file
+from medseg.segmenters.cases import Segmented, instances_path, segment_to_file
 from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
 
@@ -99,11 +100,26 @@ def predict_jobs(
     jobs: Sequence[tuple[Segmenter, Case]],
     out_folder: str | os.PathLike[str],
     progress: Progress | None = None,
+    *,
+    form: str | None = None,
 ) -> list[CaseOutcome]:
-    """As ``predict_cases``, with a segmenter for each case: validation cases have their fold's own."""
+    """As ``predict_cases``, with a segmenter for each case: validation cases have their fold's own.
+
+    Args:
+        jobs: Segmenters and images.
+        out_folder: Where label maps go; made if need be.
+        progress: Shows how far it has come.
+        form: Of DICOM object, such as ``"dicom-seg"``, if label maps are to be written so: one of
+            ``medseg.io.dicom.segmentations.FORMS``. Then all images must be DICOM volumes.
+
+    Raises:
+        ConfigError: There is no such form, or it cannot hold what was asked for. Nothing was done.
+    """
     folder = Path(out_folder)
     cases = [case for _, case in jobs]
-    outputs = output_paths(cases, folder)
+    if form is not None:
+        _require_form(form, jobs)
+    outputs = output_paths(cases, folder, None if form is None else ".dcm")
     if any(segmenter.postprocess.instances for segmenter, _ in jobs):
         _refuse_overwriting([instances_path(path) for path in outputs], cases)
     created = not folder.exists()
@@ -111,7 +127,7 @@ def predict_jobs(
     tasks = list(zip(jobs, outputs, strict=True))
     shown = progress or SilentProgress()
     outcomes = [
-        _predict(segmenter, case, output, shown)
+        _predict(segmenter, case, output, form, shown)
         for (segmenter, case), output in track(tasks, "Segmenting", shown)
     ]
     if created:
@@ -125,13 +141,34 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def output_paths(cases: Sequence[Case], folder: Path) -> list[Path]:
-    """Where the label map of each case goes: named as its case, in its image's format.
+def _require_form(form: str, jobs: Sequence[tuple[Segmenter, Case]]) -> None:
+    """Refuse before work starts what would fail after it."""
+    from medseg.io.dicom.segmentations import FORMS  # takes pydicom, which other images do not need
+
+    if form not in FORMS:
+        raise ConfigError(f"'{form}' is no form of DICOM object", fix=did_you_mean(form, FORMS))
+    other = next((case for _, case in jobs if case.dicom is None), None)
+    if other is not None:
+        raise ConfigError(
+            f"an object of form '{form}' refers to DICOM images, this is none",
+            where=other.images[0],
+            fix="give a DICOM folder as input, or leave the form out",
+        )
+    if any(segmenter.postprocess.instances for segmenter, _ in jobs):
+        raise ConfigError(
+            f"objects that are told apart have no place in form '{form}'",
+            where="--postprocess",
+            fix="leave one of both out",
+        )
+
+
+def output_paths(cases: Sequence[Case], folder: Path, suffix: str | None = None) -> list[Path]:
+    """Where the label map of each case goes: named as its case, in its image's format or with ``suffix``.
 
     Raises:
         InputError: Two cases would be written to one file, or one over an input.
     """
-    paths = [folder / _output_name(case) for case in cases]
+    paths = [folder / _output_name(case, suffix) for case in cases]
     twice = [path for path, count in Counter(paths).items() if count > 1]
     if twice:
         raise InputError("would be written by two cases", where=twice[0], fix="give cases names of their own")
@@ -148,9 +185,11 @@ def _refuse_overwriting(paths: Sequence[Path], cases: Sequence[Case]) -> None:
             )
 
 
-def _output_name(case: Case) -> str:
+def _output_name(case: Case, suffix: str | None) -> str:
     if Path(case.id).name != case.id:
         raise InputError(f"case name '{case.id}' is no file name", fix="rename the case")
+    if suffix is not None:
+        return f"{case.id}{suffix}"
     if case.dicom is not None:
         return f"{case.id}{_FALLBACK_SUFFIX}"
     suffix = split_suffix(case.images[0])[1]
@@ -159,11 +198,16 @@ def _output_name(case: Case) -> str:
     return f"{case.id}{suffix}"
 
 
-def _predict(segmenter: Segmenter, case: Case, output: Path, progress: Progress) -> CaseOutcome:
+def _predict(
+    segmenter: Segmenter, case: Case, output: Path, form: str | None, progress: Progress
+) -> CaseOutcome:
     started = time.monotonic()
     verdict = None if case.dicom is None else case.dicom.verdict
     try:
-        done = segment_to_file(segmenter, case, output, progress)
+        if form is None:
+            done = segment_to_file(segmenter, case, output, progress)
+        else:
+            done = _segment_to_object(segmenter, case, output, form, progress)
     except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
         seconds = time.monotonic() - started
         return CaseOutcome(case.id, seconds, None, {}, error=_explained(error, case), verdict=verdict)
@@ -176,6 +220,19 @@ def _predict(segmenter: Segmenter, case: Case, output: Path, progress: Progress)
         done.objects,
         verdict=verdict,
     )
+
+
+def _segment_to_object(
+    segmenter: Segmenter, case: Case, output: Path, form: str, progress: Progress
+) -> Segmented:
+    """By way of a label map on the disk, for images are segmented slab by slab and objects written whole."""
+    from medseg.io.dicom.segmentations import write_object
+
+    with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
+        labels = Path(scratch) / f"{case.id}.nii"
+        done = segment_to_file(segmenter, case, labels, progress)
+        write_object(form, read_volume(labels), segmenter.labels, case.images, output)
+    return done
 
 
 def _explained(error: Exception, case: Case) -> MedsegError:

@@ -11,7 +11,8 @@ import pytest
 
 from medseg.cli.main import main
 from medseg.errors import USAGE_EXIT_CODE, GeometryError, InputError
-from medseg.io import read_volume
+from medseg.io import read_volume, write_volume
+from medseg.volume import Volume
 
 MakeSeries = Callable[..., Path]
 EVEN, GAPPED = [0.0, 2.5, 5.0, 7.5], [0.0, 2.5, 5.0, 12.5]
@@ -76,3 +77,81 @@ def test_one_line_for_what_cannot_be_converted(tmp_path: Path, capsys: pytest.Ca
     assert main(["convert", str(tmp_path)]) == USAGE_EXIT_CODE
     assert main(["convert", str(tmp_path), str(tmp_path / "out"), "--jobs", "0"]) == USAGE_EXIT_CODE
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def label_map(make_ct_series: MakeSeries, tmp_path: Path) -> tuple[Path, Path, np.ndarray]:
+    """A series, a label map on it with other axes, and its labels as (slices, rows, columns)."""
+    pytest.importorskip("highdicom")
+    series = make_ct_series(tmp_path / "in", np.zeros((4, 9, 12), np.int16), EVEN)
+    main(["convert", str(series), str(tmp_path / "ct.nii.gz"), "--quiet"])
+    image = read_volume(tmp_path / "ct.nii.gz")
+    labels = np.zeros(image.array.shape, np.uint8)
+    labels[0, 2:5, 3:6, 1:3], labels[0, 7:11, 4:8, 2:] = 3, 7
+    write_volume(Volume(labels, image.grid).reoriented("PSR"), tmp_path / "labels.nii.gz", labels=True)
+    return series, tmp_path / "labels.nii.gz", labels
+
+
+@pytest.mark.parametrize("form", ["dicom-seg", "dicom-labelmap", "rtstruct"])
+def test_a_label_map_to_dicom_and_back(
+    label_map: tuple[Path, Path, np.ndarray], tmp_path: Path, form: str
+) -> None:
+    series, source, labels = label_map
+    names = {"labels": {"0": "background", "3": "liver", "7": "left kidney"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(names))
+    out, back = tmp_path / "labels.dcm", tmp_path / "back.nii.gz"
+    told = ["--source", str(series), "--quiet"]
+
+    assert main(["convert", str(source), str(out), "--format", form, "--labels", str(tmp_path), *told]) == 0
+    assert main(["convert", str(out), str(back), *told]) == 0
+
+    found, sidecar = read_volume(back), json.loads((tmp_path / "back.json").read_text())
+    assert [entry["name"] for entry in sidecar["labels"]] == ["liver", "left kidney"]
+    for entry, value in zip(sidecar["labels"], (3, 7), strict=True):
+        assert entry["file"] == "back.nii.gz"
+        np.testing.assert_array_equal(found.array == entry["value"], labels == value)
+    if form == "dicom-seg":
+        assert [entry["concept"]["value"] for entry in sidecar["labels"]] == ["10200004", "64033007"]
+
+
+def test_what_dicom_objects_need(
+    label_map: tuple[Path, Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series, source, _ = label_map
+    out, contours = tmp_path / "labels.dcm", tmp_path / "contours.dcm"
+    capsys.readouterr()
+    for arguments, words in [
+        ([source, out], "needs the images that it was made on; name them by --source"),
+        ([source, out, "--source", tmp_path], "did you mean"),
+        ([source, out, "--source", series, "--labels", tmp_path / "no.json"], "no.json"),
+        ([tmp_path / "ct.nii.gz", out, "--source", series], "is no label map"),
+    ]:
+        extra = ["--format", "dicom-sge"] if words == "did you mean" else []
+        assert main(["convert", *map(str, arguments), *extra]) != 0
+        shown = capsys.readouterr().err
+        assert words in shown
+        assert shown.count("\n") == 1
+        assert not out.exists()
+
+    assert main(["convert", str(source), str(contours), "--source", str(series), "--format", "rtstruct"]) == 0
+    assert main(["convert", str(contours), str(tmp_path / "folder")]) == InputError.exit_code
+    assert "contours need the images" in capsys.readouterr().err
+    assert main(["convert", str(contours), str(tmp_path / "folder"), "--source", str(series)]) == 0
+    assert main(["convert", str(source), str(contours), "--source", str(series)]) == InputError.exit_code
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.data
+def test_overlapping_structures_are_kept_apart(
+    test_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("highdicom")
+    source = test_data / "seg" / "highdicom" / "seg_image_ct_binary_overlap.dcm"
+    assert main(["convert", str(source), str(tmp_path / "one.nii.gz")]) == InputError.exit_code
+    assert "structures overlap" in capsys.readouterr().err
+    assert main(["convert", str(source), str(tmp_path / "out")]) == 0
+    (sidecar,) = (tmp_path / "out").glob("*.json")
+    entries = json.loads(sidecar.read_text())["labels"]
+    masks = [read_volume(sidecar.parent / entry["file"]).array == entry["value"] for entry in entries]
+    assert len({entry["file"] for entry in entries}) == 2
+    assert (masks[0] & masks[1]).any()

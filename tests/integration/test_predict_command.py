@@ -482,3 +482,45 @@ def test_volumes_of_a_dicom_folder_are_segmented(
     assert from_nifti.grid == written.grid
     np.testing.assert_array_equal(from_nifti.array, written.array)
     assert "Secret" not in json.dumps(summary)
+
+
+@pytest.mark.parametrize("form", ["dicom-seg", "dicom-labelmap", "rtstruct"])
+def test_label_maps_go_out_as_dicom_objects(
+    make_run: MakeRun, make_ct_series: MakeRun, tmp_path: Path, form: str
+) -> None:
+    pytest.importorskip("highdicom")
+    from medseg.io.dicom.segmentations import read_contours, read_segmentation
+
+    voxels = np.random.default_rng(0).integers(0, 2000, (9, 17, 18), np.int16)
+    series = make_ct_series(tmp_path / "ct", voxels, np.arange(9) * 2.5)
+    run = make_run()
+    assert call("--model", run, "--input", series, "--out", tmp_path / "out", "--format", form) == 0
+    assert call("--model", run, "--input", series, "--out", tmp_path / "nifti") == 0
+
+    (written,) = (tmp_path / "out").glob("*.dcm")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {written.name, "summary.json"}
+    (labels,) = map(read_volume, (tmp_path / "nifti").glob("*.nii.gz"))
+    found = (
+        read_contours(written, labels.grid)
+        if form == "rtstruct"
+        else read_segmentation(written, list(series.iterdir()))
+    )
+    assert found.grid.difference(labels.grid) is None
+    for entry in found.scheme.foreground:
+        value = {"anterior": 1, "posterior": 7}[entry.name]
+        np.testing.assert_array_equal(found.mask(entry.value), labels.array[0] == value)
+
+
+def test_dicom_objects_are_refused_before_work_starts(
+    make_run: MakeRun, make_ct_series: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = write_image(tmp_path / "image.nii.gz")
+    series = make_ct_series(tmp_path / "ct", np.zeros((3, 9, 9), np.int16), (0, 2, 4))
+    out = ("--model", make_run(), "--out", tmp_path / "out")
+
+    assert call(*out, "--input", image, "--format", "dicom-seg") == ConfigError.exit_code
+    assert "refers to DICOM images, this is none" in capsys.readouterr().err
+    assert call(*out, "--input", series, "--format", "dicom-sge") == ConfigError.exit_code
+    assert "did you mean 'dicom-seg'?" in capsys.readouterr().err
+    assert call(*out, "--input", series, "--format", "rtstruct", "--postprocess", "instances") != 0
+    assert not (tmp_path / "out").exists()

@@ -8,6 +8,7 @@ where segments overlap, and the scheme that names them.
 """
 
 from medseg.io.dicom.segmentations.concepts import concepts_of
+from medseg.io.dicom.segmentations.forms import FORMS, write_object
 from medseg.io.dicom.segmentations.identity import AlgorithmIdentification, SeriesIdentity
 from medseg.io.dicom.segmentations.layers import Segmentation
 from medseg.io.dicom.segmentations.read_contours import read_contours
@@ -16,6 +17,7 @@ from medseg.io.dicom.segmentations.write_contours import write_contours
 from medseg.io.dicom.segmentations.write_seg import write_fractions, write_segmentation
 
 __all__ = [
+    "FORMS",
     "AlgorithmIdentification",
     "Segmentation",
     "SeriesIdentity",
@@ -25,5 +27,6 @@ __all__ = [
     "read_segmentation",
     "write_contours",
     "write_fractions",
+    "write_object",
     "write_segmentation",
 ]

@@ -1,0 +1,54 @@
+"""The forms in which a label map goes out as a DICOM object."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any
+
+from medseg.errors import ConfigError
+from medseg.io.dicom.segmentations.identity import AlgorithmIdentification
+from medseg.io.dicom.segmentations.write_contours import write_contours
+from medseg.io.dicom.segmentations.write_seg import write_segmentation
+from medseg.labels import LabelScheme
+from medseg.registry import did_you_mean
+from medseg.volume import Volume
+
+__all__ = ["FORMS", "write_object"]
+
+FORMS: dict[str, Callable[..., Any]] = {
+    "dicom-seg": partial(write_segmentation, kind="binary"),
+    "dicom-labelmap": partial(write_segmentation, kind="labelmap"),
+    "rtstruct": write_contours,
+}
+"""By name: a bit a voxel and structure; one number a voxel; contours in the planes of the images."""
+
+
+def write_object(
+    form: str,
+    labels: Volume,
+    scheme: LabelScheme,
+    source: Sequence[str | PathLike[str]],
+    out: str | PathLike[str],
+    *,
+    algorithm: AlgorithmIdentification | None = None,
+) -> None:
+    """Write a label map in one of the ``FORMS``; it is read back and compared before it gets its name.
+
+    Args:
+        form: Such as ``"dicom-seg"``.
+        labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction.
+        scheme: The classes.
+        source: The DICOM files of the images.
+        out: The file to write.
+        algorithm: What made the segmentation.
+
+    Raises:
+        ConfigError: There is no such form, highdicom is not installed, or the scheme does not suit the form.
+        GeometryError: The label map is on another grid, or the source images make no volume.
+        InputError: A value is not in the scheme, or a source image is damaged.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"'{form}' is no form of DICOM object", fix=did_you_mean(form, FORMS))
+    FORMS[form](labels, scheme, source, out, algorithm=algorithm)
