@@ -69,12 +69,24 @@ class SeriesTruth:
         affine: From (column, row, slice) to RAS+ millimetres, (4, 4).
         uid: SeriesInstanceUID.
         paths: The files, in the order of the slices.
+        origins_mm: Where the first voxel of each slice lies, in RAS+ millimetres, (slices, 3), if not where
+            the affine puts it.
     """
 
     array: npt.NDArray[Any]
     affine: FloatArray
     uid: str
     paths: tuple[Path, ...] = ()
+    origins_mm: FloatArray | None = None
+
+    def places_mm(self, indices: npt.NDArray[np.int_]) -> FloatArray:
+        """Where voxels (column, row, slice) lie: indices (..., 3) to RAS+ millimetres (..., 3)."""
+        slices = indices[..., 2]
+        if self.origins_mm is None:
+            origins = self.affine[:3, 3] + slices[..., np.newaxis] * self.affine[:3, 2]
+        else:
+            origins = self.origins_mm[slices]
+        return np.asarray(indices[..., :2] @ self.affine[:3, :2].T + origins)
 
 
 def affine_of(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,13 @@ class Written:
 
     Attributes:
         truths: Its volumes, as a correct reader gives them.
+        tolerance_mm: How far a slice may lie from where an even grid puts it.
         mendable: Whether resampling may give an honest volume although the stored slices make no even grid.
         extras: Shapes (columns, rows, slices) of what is no volume, but may be converted all the same.
     """
 
     truths: tuple[SeriesTruth, ...]
+    tolerance_mm: float = 0.01
     mendable: bool = False
     extras: tuple[tuple[int, int, int], ...] = ()
 
@@ -130,7 +132,7 @@ def unequal_rescale(folder: Path) -> Written:
         dataset.RescaleSlope = str(slopes[index])
 
     truth = write_series(folder, edit=edit)
-    return Written((SeriesTruth(truth.array * slopes, truth.affine, truth.uid, truth.paths),))
+    return Written((replace(truth, array=truth.array * slopes),))
 
 
 def enhanced_two_echoes(folder: Path) -> Written:
@@ -140,33 +142,31 @@ def enhanced_two_echoes(folder: Path) -> Written:
 
 def uneven_half_percent(folder: Path) -> Written:
     """Steps between slices that vary by half a percent, at random."""
-    steps = SPACING_MM[2] * (1 + 0.005 * np.random.default_rng(1).choice([-1, 1], SHAPE[2] - 1))
-    return Written((_at_distances(folder, np.concatenate([[0.0], np.cumsum(steps)])),))
+    steps_mm = SPACING_MM[2] * (1 + 0.005 * np.random.default_rng(1).choice([-1, 1], SHAPE[2] - 1))
+    return Written((_with_steps(folder, steps_mm),), tolerance_mm=SPACING_MM[2] / 5)
 
 
 def uneven_twenty_percent(folder: Path) -> Written:
     """The upper half's steps are a fifth longer than the lower half's."""
-    steps = np.full(SHAPE[2] - 1, SPACING_MM[2])
-    steps[: SHAPE[2] // 2] /= 1.2
-    return Written((_at_distances(folder, np.concatenate([[0.0], np.cumsum(steps)])),), mendable=True)
+    steps_mm = np.full(SHAPE[2] - 1, SPACING_MM[2])
+    steps_mm[: SHAPE[2] // 2] /= 1.2
+    return Written((_with_steps(folder, steps_mm),), mendable=True)
 
 
-def _at_distances(folder: Path, distances_mm: npt.NDArray[np.float64]) -> SeriesTruth:
-    """Slices of the phantom at distances from the first; the truth's affine has the mean step."""
-    indices = distances_mm / SPACING_MM[2]
-    plane = np.stack(np.meshgrid(np.arange(SHAPE[0]), np.arange(SHAPE[1]), indexing="ij"), axis=-1)
-    slices = []
-    for index in indices:
-        points = plane @ AFFINE[:3, :2].T + AFFINE[:3, 3] + index * AFFINE[:3, 2]
-        slices.append(np.round(phantom_at(points)).astype(np.int16))
+def _with_steps(folder: Path, steps_mm: npt.NDArray[np.float64]) -> SeriesTruth:
+    indices = np.concatenate([[0.0], np.cumsum(steps_mm)]) / SPACING_MM[2]
+    origins_mm = AFFINE[:3, 3] + indices[:, np.newaxis] * AFFINE[:3, 2]
+    even = AFFINE.copy()
+    even[:3, 2] *= indices[-1] / (SHAPE[2] - 1)
+    meant = SeriesTruth(np.empty(SHAPE), even, "", (), origins_mm)
+    places = meant.places_mm(np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), axis=-1))
+    image = np.round(phantom_at(places)).astype(np.int16)
 
     def edit(dataset: Dataset, index: int) -> None:
         place_slice(dataset, AFFINE, indices[index])
 
-    even = AFFINE.copy()
-    even[:3, 2] *= indices[-1] / (SHAPE[2] - 1)
-    truth = write_series(folder, np.stack(slices, axis=-1), edit=edit)
-    return SeriesTruth(truth.array, even, truth.uid, truth.paths)
+    truth = write_series(folder, image, edit=edit)
+    return replace(truth, affine=even, origins_mm=origins_mm)
 
 
 def missing_slices(folder: Path) -> Written:
@@ -218,7 +218,7 @@ def two_b_values(folder: Path) -> Written:
 
         def edit(dataset: Dataset, index: int, number: int = number, b_value: float = b_value) -> None:
             dataset.SOPInstanceUID = uid_of("diffusion", number, index)
-            dataset.InstanceNumber = 2 * index + number + 1
+            dataset.InstanceNumber = number * SHAPE[2] + index + 1
             dataset.DiffusionBValue = b_value
 
         image = (phantom() // (1 + number)).astype(np.int16)
@@ -253,7 +253,8 @@ def differing_rows(folder: Path) -> Written:
         if index == 7:
             set_pixels(dataset, image[:, :-6, index])
 
-    return Written((write_series(folder, image, edit=edit),))
+    shorter = (SHAPE[0], SHAPE[1] - 6, 1)
+    return Written((write_series(folder, image, edit=edit),), mendable=True, extras=(shorter,))
 
 
 def no_position(folder: Path) -> Written:
@@ -285,7 +286,7 @@ def colours(folder: Path) -> Written:
         del dataset.RescaleSlope, dataset.RescaleIntercept
 
     truth = write_series(folder, edit=edit)
-    return Written((SeriesTruth(red, truth.affine, truth.uid),))
+    return Written((replace(truth, array=red),))
 
 
 def _set_colours(dataset: Dataset, colours: npt.NDArray[Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.pixels import apply_rescale
@@ -73,6 +73,7 @@ def test_values_follow_the_formula_by_hand() -> None:
     assert phantom_at([0.0, 0.0, 500.0]) == 40.0
 
 
+@settings(max_examples=15, deadline=None)
 @given(st.tuples(*[st.integers(-15, 15)] * 3), st.tuples(*[st.sampled_from([1.0, 1.5, 2.0])] * 3))
 def test_landmarks_are_found_where_they_are(
     degrees: tuple[int, int, int], spacing_mm: tuple[float, float, float]
