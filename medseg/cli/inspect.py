@@ -1,4 +1,4 @@
-"""``medseg inspect``: what a network has, needs and sees."""
+"""``medseg inspect``: what a network has, needs and sees; what a folder of DICOM files holds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medseg.cli.console import DebugOption, JsonOption, print_json, print_table
+from medseg.cli.inspect_dicom import show_dicom
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +26,9 @@ _SIZES_TRIED = 64
 def command(
     what: Annotated[
         str | None,
-        typer.Argument(help="A network, a paper's configuration of one, or the folder of a run."),
+        typer.Argument(
+            help="A network, a paper's configuration of one, the folder of a run, or a folder of DICOM files."
+        ),
     ] = None,
     compare_all: Annotated[bool, typer.Option("--all", help="Compare all registered networks.")] = False,
     shape: Annotated[
@@ -50,6 +53,8 @@ def command(
 
     Nothing is computed, so that no network and no shape is too large.
 
+    Of DICOM files, show the volumes that they make, and for each whether its geometry can be trusted.
+
     Example: medseg inspect unet --shape 96,96,64 --option norm=instance --option features=16,32,64
 
     Example: medseg inspect fcn8s
@@ -59,6 +64,8 @@ def command(
     Example: medseg inspect --all --spatial-dims 2
 
     Example: medseg inspect runs/chest --input ct.nii.gz --max-ram 4GB
+
+    Example: medseg inspect archive/patient_12
     """
     from medseg.errors import ConfigError
 
@@ -66,6 +73,9 @@ def command(
         raise ConfigError("nothing to inspect, or two things", fix="give one name or folder, or --all")
     if image is not None:
         _show_plan(what, image, as_json, mode=mode, precision=precision, max_ram=max_ram)
+        return
+    if what is not None and _may_be_dicom(what):
+        show_dicom(Path(what), as_json)
         return
     options = dict(_parsed_option(text) for text in option or ())
     size = None if shape is None else _parsed_shape(shape)
@@ -80,6 +90,16 @@ def command(
         print_json({"network": what, **asdict(summary)})
     else:
         _show_one(what, summary)
+
+
+def _may_be_dicom(what: str) -> bool:
+    """Whether a name is that of a file, or of a folder that holds no run."""
+    from medseg.networks import configurations, network_names
+
+    path = Path(what)
+    if what in network_names() or what in configurations():
+        return False
+    return path.is_file() or (path.is_dir() and not (path / "plan.json").is_file())
 
 
 def _show_plan(

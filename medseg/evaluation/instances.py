@@ -16,7 +16,7 @@ from medseg.evaluation.grids import check_pairs
 from medseg.evaluation.orientation import POOR_DICE, find_flip
 from medseg.evaluation.overlays import Pictures, draw_overlays, rank_cases
 from medseg.evaluation.pairs import Pair, Pairing, find_pairs
-from medseg.evaluation.pool import for_each_case, workers_for
+from medseg.evaluation.pool import workers_for
 from medseg.evaluation.score import Status, status_of
 from medseg.evaluation.summary import describe, number, summary_of_notes, versions
 from medseg.evaluation.tables import INSTANCES_CSV, SUMMARY_JSON, remove_former, require_own_folder, write_csv
@@ -25,6 +25,7 @@ from medseg.labels import LabelScheme
 from medseg.metrics import aggregated_jaccard, match_instances_at, overlap_metrics
 from medseg.progress import Progress
 from medseg.volume import Volume
+from medseg.workers import for_each
 
 __all__ = [
     "THRESHOLDS",
@@ -169,7 +170,13 @@ def evaluate_instance_folders(
     voxels = check_pairs(pairs, resample_prediction=resample_prediction)
     images = {} if pictures is None else pictures.find(pairs)
     with output_folder(out) as folder:
-        rows = for_each_case(score_instances, pairs, workers=workers_for(voxels, jobs), progress=progress)
+        rows = for_each(
+            score_instances,
+            pairs,
+            workers=workers_for(voxels, jobs),
+            description="scoring",
+            progress=progress,
+        )
         table = InstanceTable(tuple(rows))
         summary = _summary(table) | {
             "without_prediction": [] if require_all else [pair.case for pair in pairing.without_prediction],

@@ -14,10 +14,11 @@ from medseg.evaluation.grids import check_pairs
 from medseg.evaluation.lesions import LesionRow
 from medseg.evaluation.options import ScoringOptions
 from medseg.evaluation.pairs import Pair
-from medseg.evaluation.pool import for_each_case, workers_for
+from medseg.evaluation.pool import workers_for
 from medseg.evaluation.score import Score, Status
 from medseg.labels import LabelScheme
 from medseg.progress import Progress
+from medseg.workers import for_each
 
 __all__ = ["ScoreTable", "evaluate", "score_checked"]
 
@@ -137,7 +138,7 @@ def score_checked(
         )
     tasks = [CaseTask(pair, labels, options) for pair in pairs]
     workers = workers_for(voxels, jobs)
-    results = for_each_case(score_case, tasks, workers=workers, progress=progress)
+    results = for_each(score_case, tasks, workers=workers, description="scoring", progress=progress)
     if labels is None:
         labels = _union(results, pairs)
     return ScoreTable(

@@ -76,6 +76,8 @@ class Frame:
         slope: RescaleSlope; 1 if the header has none.
         intercept: RescaleIntercept; 0 if the header has none.
         padding: Smallest and largest stored value that stands for "no voxel here", where declared.
+        missing_bytes: How much of the file's voxels is not there, by the file's size.
+        long_values: Keywords of values that are longer than DICOM allows; they were read nevertheless.
     """
 
     path: Path
@@ -97,3 +99,5 @@ class Frame:
     slope: float = 1.0
     intercept: float = 0.0
     padding: tuple[int, int] | None = None
+    missing_bytes: int = 0
+    long_values: tuple[str, ...] = ()

@@ -1,0 +1,85 @@
+"""Whether a file can hold the voxels that its header announces; no voxel is read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydicom.uid import UID
+
+from medseg.io.dicom.elements import integer, numbers
+from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header
+
+__all__ = ["MOST_FRAMES", "VOXEL_TAGS", "missing_bytes", "plane_size", "stored_planes"]
+
+MOST_FRAMES: Final = 100_000
+"""Planes of one file. The largest time series known hold some ten thousand; a header may announce 2^31."""
+
+_SAMPLES: Final = 0x00280002
+_NUMBER_OF_FRAMES: Final = 0x00280008
+_ROWS: Final = 0x00280010
+_COLUMNS: Final = 0x00280011
+_BITS_ALLOCATED: Final = 0x00280100
+_SMALLEST_FRAGMENT_BYTES: Final = 8
+
+VOXEL_TAGS: Final = (_SAMPLES, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED)
+"""What has to be read of a header for the functions of this module."""
+
+
+def plane_size(header: Header) -> tuple[int, int, int] | None:
+    """Rows, columns and samples of each plane; ``None`` where the header announces no image.
+
+    Raises:
+        DamagedFileError: One is not a positive number of 16 bits.
+    """
+    found = [integer(header.dataset, tag) for tag in (_ROWS, _COLUMNS)]
+    samples = integer(header.dataset, _SAMPLES)
+    if found == [None, None]:
+        return None
+    rows, columns, channels = *found, 1 if samples is None else samples
+    if rows is None or columns is None or not all(0 < x < 1 << 16 for x in (rows, columns, channels)):
+        raise DamagedFileError("its numbers of rows and columns are not positive")
+    return rows, columns, channels
+
+
+def stored_planes(header: Header) -> int:
+    """NumberOfFrames, 1 where the header has none.
+
+    Raises:
+        DamagedFileError: It is no positive number, or more than any file could hold.
+    """
+    if not numbers(header.dataset, _NUMBER_OF_FRAMES):
+        return 1
+    planes = integer(header.dataset, _NUMBER_OF_FRAMES)
+    if planes is None or planes < 1:
+        raise DamagedFileError("its number of frames is not positive")
+    if planes > MOST_FRAMES or planes > header.file_bytes:
+        raise DamagedFileError(f"it announces {planes} frames, more than it can hold")
+    return planes
+
+
+def missing_bytes(header: Header, size: tuple[int, int, int], planes: int) -> int:
+    """How much of the voxels that the header announces is not in the file.
+
+    Where they are compressed, their length is not known: then at least 1 if the last item is not whole.
+
+    Args:
+        header: Of the file.
+        size: As ``plane_size`` gives it.
+        planes: As ``stored_planes`` gives it.
+    """
+    rows, columns, samples = size
+    bits = integer(header.dataset, _BITS_ALLOCATED) or 16
+    pixels = header.pixels
+    if _is_compressed(header.transfer_syntax_uid) or (pixels and pixels.length == UNDEFINED_LENGTH):
+        if pixels is None or not pixels.ends_well:
+            return 1
+        return max(planes * _SMALLEST_FRAGMENT_BYTES - pixels.available, 0)
+    expected = (rows * columns * samples * planes * bits + 7) // 8
+    if pixels is None:
+        return expected
+    return max(expected - min(pixels.available, pixels.length), 0)
+
+
+def _is_compressed(transfer_syntax_uid: str) -> bool:
+    uid = UID(transfer_syntax_uid)
+    return bool(uid.is_transfer_syntax and not uid.is_private and uid.is_encapsulated)
