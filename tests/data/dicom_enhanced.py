@@ -27,7 +27,10 @@ __all__ = ["write_enhanced_mr"]
 
 
 def write_enhanced_mr(
-    path: Path, echo_times_ms: tuple[float, ...] = (10.0, 40.0), affine: npt.ArrayLike = AFFINE
+    path: Path,
+    echo_times_ms: tuple[float, ...] = (10.0, 40.0),
+    affine: npt.ArrayLike = AFFINE,
+    shape: tuple[int, int, int] = SHAPE,
 ) -> tuple[SeriesTruth, ...]:
     """Write one file with a volume for each echo; echoes alternate from frame to frame.
 
@@ -35,15 +38,16 @@ def write_enhanced_mr(
         path: Of the file.
         echo_times_ms: One for each volume; the second holds the phantom halved, and so on.
         affine: From (column, row, slice) to RAS+ millimetres, (4, 4).
+        shape: (columns, rows, slices) of each volume.
 
     Returns:
         One truth for each echo.
     """
     matrix = np.asarray(affine, dtype=np.float64)
-    volumes = [phantom(SHAPE, matrix) // (1 + echo) for echo in range(len(echo_times_ms))]
+    volumes = [phantom(shape, matrix) // (1 + echo) for echo in range(len(echo_times_ms))]
     dataset = _header(path.stem)
     frames, groups = [], []
-    for index in range(SHAPE[2]):
+    for index in range(shape[2]):
         for echo, echo_time in enumerate(echo_times_ms):
             frames.append(volumes[echo][..., index])
             groups.append(_per_frame(matrix, index, echo, echo_time))
