@@ -65,12 +65,18 @@ class PixelElement:
         length: As announced, or ``UNDEFINED_LENGTH`` where voxels are compressed.
         available: Bytes from ``offset`` to the end.
         ends_well: Whether the last item of compressed voxels is whole.
+        tag: Of the element: there are others for floating-point voxels.
+        swaps_pairs: Whether it is made of big-endian words, in which bytes lie in pairs the other way round.
+        little_endian: Whether numbers have their lowest byte first.
     """
 
     offset: int
     length: int
     available: int
     ends_well: bool = True
+    tag: int = 0x7FE00010
+    swaps_pairs: bool = False
+    little_endian: bool = True
 
 
 class _GuardedFile(io.BufferedReader):
@@ -237,7 +243,8 @@ def _pixel_element(file: _GuardedFile, size: int, *, implicit: bool, little: boo
     if len(head) < 8:
         return None
     group, element = struct.unpack_from(f"{order}HH", head)
-    if group << 16 | element not in _PIXEL_TAGS:
+    tag = group << 16 | element
+    if tag not in _PIXEL_TAGS:
         return None
     offset, length_at = (8, 4) if implicit or head[4:6] not in _LONG_VRS else (12, 8)
     if len(head) < offset:
@@ -245,7 +252,8 @@ def _pixel_element(file: _GuardedFile, size: int, *, implicit: bool, little: boo
     length = struct.unpack_from(f"{order}I", head, length_at)[0]
     available = max(size - start - offset, 0)
     whole = length != UNDEFINED_LENGTH or _ends_well(file, start + offset, size)
-    return PixelElement(start + offset, length, available, whole)
+    swaps = not little and not implicit and head[4:6] == b"OW"
+    return PixelElement(start + offset, length, available, whole, tag, swaps, little)
 
 
 _ITEM: Final = struct.pack("<HH", 0xFFFE, 0xE000)

@@ -1,0 +1,115 @@
+"""How a DICOM file stores its planes: sizes, bits and signs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from medseg.errors import InputError
+from medseg.io.dicom.elements import integer, text
+from medseg.io.dicom.header_file import Header, PixelElement
+from medseg.io.dicom.stored_voxels import VOXEL_TAGS, plane_size, stored_planes
+
+__all__ = ["FORMAT_TAGS", "PlaneFormat", "plane_format"]
+
+_PHOTOMETRIC: Final = 0x00280004
+_BITS_ALLOCATED: Final = 0x00280100
+_BITS_STORED: Final = 0x00280101
+_HIGH_BIT: Final = 0x00280102
+_PIXEL_REPRESENTATION: Final = 0x00280103
+_FLOATS: Final[Mapping[int, np.dtype[Any]]] = {
+    0x7FE00008: np.dtype(np.float32),
+    0x7FE00009: np.dtype(np.float64),
+}
+
+FORMAT_TAGS: Final = (*VOXEL_TAGS, _PHOTOMETRIC, _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION)
+"""What has to be read of a header for ``plane_format`` (PS3.3, section C.7.6.3)."""
+
+
+@dataclass(frozen=True)
+class PlaneFormat:
+    """How a file stores its planes.
+
+    Attributes:
+        rows: Voxels along a column.
+        columns: Voxels along a row.
+        planes: How many there are.
+        dtype: Of decoded planes, in native byte order.
+        bits_stored: How many bits of each voxel count.
+        high_bit: The highest of them.
+    """
+
+    rows: int
+    columns: int
+    planes: int
+    dtype: np.dtype[Any]
+    bits_stored: int
+    high_bit: int
+
+    @property
+    def plane_bytes(self) -> int:
+        """Size of a decoded plane."""
+        return self.rows * self.columns * self.dtype.itemsize
+
+    def meant(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A stored plane in native byte order, without what bits beside the stored ones hold (PS3.5 8.1.1).
+
+        Example:
+            >>> twelve = PlaneFormat(1, 1, 1, np.dtype("int16"), bits_stored=12, high_bit=11)
+            >>> twelve.meant(np.array([[0x7FFF]], np.int16))
+            array([[-1]], dtype=int16)
+        """
+        native = plane.astype(self.dtype, copy=False)
+        allocated = 8 * self.dtype.itemsize
+        if self.bits_stored == allocated:
+            return native
+        # Up until the highest stored bit is the sign, and down again: that masks, and extends the sign.
+        moved: npt.NDArray[Any] = native << (allocated - 1 - self.high_bit)
+        moved >>= allocated - self.bits_stored
+        return moved
+
+
+def plane_format(header: Header, pixels: PixelElement) -> PlaneFormat:
+    """The format that a header declares.
+
+    Args:
+        header: With the elements of ``FORMAT_TAGS``.
+        pixels: Where the voxels lie.
+
+    Raises:
+        InputError: Colours, or bits of an unknown kind.
+        DamagedFileError: Sizes that cannot be.
+    """
+    dataset = header.dataset
+    rows, columns, samples = plane_size(header) or (0, 0, 1)
+    planes = stored_planes(header)
+    photometric = text(dataset, _PHOTOMETRIC)
+    if samples != 1 or not (photometric or "MONOCHROME2").startswith("MONOCHROME"):
+        raise InputError(
+            f"holds colours ({photometric}), not measured values",
+            where=header.path,
+            fix="take the series that it was made from",
+        )
+    if pixels.tag in _FLOATS:
+        dtype = _FLOATS[pixels.tag]
+        bits = 8 * dtype.itemsize
+        return PlaneFormat(rows, columns, planes, dtype, bits, bits - 1)
+    allocated = integer(dataset, _BITS_ALLOCATED) or 0
+    stored = _or(integer(dataset, _BITS_STORED), allocated)
+    high = _or(integer(dataset, _HIGH_BIT), stored - 1)
+    if not rows or allocated not in (8, 16, 32) or not 1 <= stored <= high + 1 <= allocated:
+        raise InputError(
+            f"stores voxels as bits {high} to {high + 1 - stored} of {allocated}, which is not known",
+            where=header.path,
+            fix="export it again, as 8, 16 or 32 bits per voxel",
+        )
+    kind = "i" if integer(dataset, _PIXEL_REPRESENTATION) else "u"
+    return PlaneFormat(rows, columns, planes, np.dtype(f"{kind}{allocated // 8}"), stored, high)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
