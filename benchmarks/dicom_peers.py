@@ -1,7 +1,7 @@
 """DICOM folders, healthy and faulty: what becomes of each by medseg and by its peers?
 
 Writes the phantoms of ``tests/data/dicom_cases.py`` and takes the real series of ``--data``. Each is
-converted by medseg (without and with ``--repair``), dcm2niix, dicom2nifti (their defaults), SimpleITK's
+converted by medseg (with ``--repair`` too where that may help), dcm2niix, dicom2nifti (their defaults), SimpleITK's
 series reader and MONAI's ``PydicomReader``; what they write is compared with the truth. Prints Markdown; the
 same in ``results.json``:
 
@@ -27,7 +27,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -46,6 +47,7 @@ from tests.data.dicom import LPS_FROM_RAS, SeriesTruth
 from tests.data.dicom_cases import CASES, Written
 
 SECONDS = 300
+REPAIR = "medseg --repair"
 Converter = Callable[[Path, Path], bool]
 """From a DICOM folder to a folder of NIfTI files; whether it ended without an error."""
 
@@ -82,7 +84,11 @@ def main() -> None:
     by_name = converters(chosen.peers_bin)
     names = [name for name in by_name if not chosen.only or name in chosen.only]
     judged = {
-        folder.name: {name: convert(folder, by_name[name], chosen.out / name) for name in names}
+        folder.name: {
+            name: convert(folder, by_name[name], chosen.out / name)
+            for name in names
+            if name != REPAIR or folder.written.mendable
+        }
         for folder in folders
     }
     report(judged, names, chosen.out)
@@ -141,15 +147,15 @@ def converters(peers_bin: Path | None) -> dict[str, Converter]:
     medseg = [*MEDSEG, "convert", "{source}", "{out}"]
     by_name: dict[str, Converter] = {
         "medseg": partial(by_command, medseg),
-        "medseg --repair": partial(by_command, [*medseg, "--repair"]),
+        REPAIR: partial(by_command, [*medseg, "--repair"]),
     }
     if peers_bin is not None:
         by_name["dcm2niix"] = partial(
             by_command, [str(peers_bin / "dcm2niix"), "-o", "{out}", "-f", "%s_%e", "{source}"]
         )
         by_name["dicom2nifti"] = partial(by_command, [str(peers_bin / "dicom2nifti"), "{source}", "{out}"])
-    by_name["SimpleITK"] = partial(by_library, by_simpleitk)
-    by_name["MONAI"] = partial(by_library, by_monai)
+    by_name["SimpleITK"] = Library(by_simpleitk)
+    by_name["MONAI"] = Library(by_monai)
     return by_name
 
 
@@ -160,12 +166,22 @@ def by_command(command: Sequence[str], source: Path, out: Path) -> bool:
     return done.returncode == 0
 
 
-def by_library(read: Callable[[Path, Path], None], source: Path, out: Path) -> bool:
-    """In a process of its own, which a broken file may take down."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        error = pool.submit(read, source, out).exception(timeout=SECONDS)
-    (out.parent / f"{out.name}.log").write_text(repr(error))
-    return error is None
+class Library:
+    """A reader in a process of its own, which lasts until a broken file takes it down."""
+
+    def __init__(self, read: Callable[[Path, Path], None]) -> None:
+        self.read = read
+        self.pool: ProcessPoolExecutor | None = None
+
+    def __call__(self, source: Path, out: Path) -> bool:
+        """Read a folder, write what was read; whether it went well."""
+        if self.pool is None:
+            self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        error = self.pool.submit(self.read, source, out).exception(timeout=SECONDS)
+        (out.parent / f"{out.name}.log").write_text(repr(error))
+        if isinstance(error, BrokenProcessPool):
+            self.pool = None
+        return error is None
 
 
 def convert(folder: Folder, converter: Converter, out: Path) -> Judgement:
@@ -178,23 +194,24 @@ def convert(folder: Folder, converter: Converter, out: Path) -> Judgement:
 
 
 def report(judged: dict[str, dict[str, Judgement]], names: Sequence[str], out: Path) -> None:
-    rows = [[name, *(str(by[converter].outcome) for converter in names)] for name, by in judged.items()]
+    rows = [
+        [series, *(str(by[name].outcome) if name in by else None for name in names)]
+        for series, by in judged.items()
+    ]
     print(table(["series", *names], rows))
-    counts = {name: Counter(by[name].outcome for by in judged.values()) for name in names}
+    counts = {name: Counter(by[name].outcome for by in judged.values() if name in by) for name in names}
     print()
     print(table(["", *names], [[outcome, *(counts[name][outcome] for name in names)] for outcome in Outcome]))
+    print()
     for series, by in judged.items():
-        for name in names:
-            if by[name].note:
-                print(f"- {series}, {name}: {by[name].note}")
+        for name, one in by.items():
+            if one.note:
+                print(f"- {series}, {name}: {one.note}")
     libraries = {name: version(name) for name in ("pydicom", "SimpleITK", "monai")}
     content: dict[str, Any] = {
         "platform": platform.platform(),
         "versions": libraries,
-        "series": {
-            series: {name: {"outcome": one.outcome, "note": one.note} for name, one in by.items()}
-            for series, by in judged.items()
-        },
+        "series": {series: {name: asdict(one) for name, one in by.items()} for series, by in judged.items()},
     }
     write_json(content, out / "results.json")
     print(json.dumps(libraries))
