@@ -1,9 +1,9 @@
 """DICOM folders, healthy and faulty: what becomes of each by medseg and by its peers?
 
 Writes the phantoms of ``tests/data/dicom_cases.py`` and takes the real series of ``--data``. Each is
-converted by medseg (with ``--repair`` too where that may help), dcm2niix, dicom2nifti (their defaults), SimpleITK's
-series reader and MONAI's ``PydicomReader``; what they write is compared with the truth. Prints Markdown; the
-same in ``results.json``:
+converted by medseg (with ``--repair`` too where that may help), dcm2niix, dicom2nifti (their defaults),
+SimpleITK's series reader and MONAI's ``PydicomReader``; what they write is compared with the truth. Prints
+Markdown; the same in ``results.json``:
 
     PYTHONPATH=. python benchmarks/dicom_peers.py --out runs/dicom [--data DATA] [--peers-bin BIN]
 
@@ -116,7 +116,7 @@ def real_series(data: Path, links: Path) -> Iterator[Folder]:
         yield _referenced(reference.with_suffix(""), reference, data)
     stacks = [data / "dicom" / "ge_ct_gantry_tilt", *sorted((data / "seg" / "dcmqi").glob("*/image"))]
     for path in [*stacks, data / "seg" / "dcmqi" / "ct-3slice"]:
-        written = Written((stacked(path),), mendable="tilt" in path.name)
+        written = Written(stacked(path), mendable="tilt" in path.name)
         yield Folder(str(path.relative_to(data)), path, written, phantom=False)
 
 
@@ -127,17 +127,27 @@ def _referenced(path: Path, reference: Path, data: Path) -> Folder:
     return Folder(str(path.relative_to(data)), path, Written((truth,)), phantom=False)
 
 
-def stacked(path: Path) -> SeriesTruth:
-    """Slices in the order of their positions along the normal, each where it says that it lies."""
+def stacked(path: Path) -> tuple[SeriesTruth, ...]:
+    """Slices in the order of their positions along the normal, each where it says that it lies.
+
+    Slices of another thickness are a volume of their own; a file that holds both is as good as two.
+    """
     datasets = [pydicom.dcmread(file) for file in sorted(path.glob("*.dcm"))]
+    thicknesses = sorted({float(dataset.SliceThickness) for dataset in datasets})
+    return tuple(
+        _stack([dataset for dataset in datasets if dataset.SliceThickness == thickness])
+        for thickness in thicknesses
+    )
+
+
+def _stack(datasets: list[pydicom.Dataset]) -> SeriesTruth:
     across, down = np.reshape(datasets[0].ImageOrientationPatient, (2, 3)).astype(float)
     datasets.sort(key=lambda dataset: np.dot(np.cross(across, down), dataset.ImagePositionPatient))
     positions = np.array([dataset.ImagePositionPatient for dataset in datasets], dtype=float)
     between_rows, between_columns = map(float, datasets[0].PixelSpacing)
     lps = np.eye(4)
-    lps[:3, :3] = np.stack(
-        [across * between_columns, down * between_rows, np.diff(positions, axis=0).mean(axis=0)], axis=1
-    )
+    step = np.diff(positions, axis=0).mean(axis=0)
+    lps[:3, :3] = np.stack([across * between_columns, down * between_rows, step], axis=1)
     lps[:3, 3] = positions[0]
     array = np.stack([apply_rescale(dataset.pixel_array, dataset).T for dataset in datasets], axis=-1)
     return SeriesTruth(array, LPS_FROM_RAS @ lps, "", origins_mm=positions @ LPS_FROM_RAS[:3, :3])
