@@ -90,6 +90,50 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
+@pytest.fixture
+def make_ct_series() -> Callable[..., Path]:
+    """Writes a small CT series, axial, slices from feet to head, of a patient with a name."""
+    import numpy as np
+    from pydicom import Dataset
+    from pydicom.dataset import FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    def make(
+        folder: Path, voxels: np.ndarray, heights_mm: Sequence[float], uid: str = "1.2.3", **elements: object
+    ) -> Path:
+        """Voxels are stored values, shape (slices, rows, columns)."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, (plane, height) in enumerate(zip(voxels, heights_mm, strict=True)):
+            dataset = Dataset()
+            dataset.file_meta = FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"{uid}.{index + 1}"
+            dataset.StudyInstanceUID, dataset.SeriesInstanceUID = "1.2", uid
+            dataset.FrameOfReferenceUID = "1.2.9"
+            dataset.Modality, dataset.SeriesNumber = "CT", 4
+            dataset.SeriesDescription = "Head of Secret^Person"
+            dataset.PatientName, dataset.PatientID = "Secret^Person", "ID-4711"
+            dataset.PatientBirthDate, dataset.StudyDate = "19700102", "20240304"
+            dataset.InstitutionName, dataset.InstanceNumber = "Secret Hospital", index + 1
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+            dataset.ImagePositionPatient = [-10.0, -20.0, height]
+            dataset.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+            dataset.PixelSpacing, dataset.SliceThickness = [0.8, 0.6], 2.5
+            dataset.Rows, dataset.Columns = plane.shape
+            dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+            dataset.PixelRepresentation = int(plane.dtype.kind == "i")
+            dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+            for keyword, value in elements.items():
+                setattr(dataset, keyword, value)
+            dataset.PixelData = plane.tobytes()
+            dataset["PixelData"].VR = "OW"
+            dataset.save_as(folder / f"{uid}-{index}", enforce_file_format=True)
+        return folder
+
+    return make
+
+
 # A shell that runs the tests in the background lets them, and all that they start, ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medseg.cli.console import bars, output, print_json, print_table
 
 if TYPE_CHECKING:
-    from medseg.io.dicom import DicomScan, DicomVolume
+    from medseg.io.dicom import DicomScan, DicomVolume, Finding
 
 __all__ = ["show_dicom"]
 
@@ -24,6 +24,7 @@ _COLUMNS = (
     "reasons",
     "told apart by",
 )
+_MOST_FILES_SHOWN = 5
 _FINDING_COLUMNS = ("volume", "effect", "reason", "what", "what to do, or what is done")
 
 
@@ -69,7 +70,7 @@ def _show(scan: DicomScan) -> None:
     if rows:
         print_table("Volumes", [*_COLUMNS, *(["description"] if described else [])], rows, text_columns)
     details = [
-        [str(index), finding.status.value, finding.reason.value, finding.what, finding.fix]
+        [str(index), finding.status.value, finding.reason.value, _what(volume, finding), finding.fix]
         for index, volume in enumerate(scan.volumes, 1)
         for finding in volume.verdict.findings
     ]
@@ -79,6 +80,15 @@ def _show(scan: DicomScan) -> None:
         print_table("Set aside", ["kind", "files", "why"], _set_aside(scan), (0, 2))
     if scan.warnings:
         print_table("Warnings", [""], [[warning] for warning in scan.warnings])
+
+
+def _what(volume: DicomVolume, finding: Finding) -> str:
+    """A finding in words; files that are to be copied again are named."""
+    if finding.reason.value != "truncated":
+        return finding.what
+    files = sorted({str(frame.path) for frame in volume.frames if frame.missing_bytes})
+    shown = ", ".join(files[:_MOST_FILES_SHOWN]) + (", …" if len(files) > _MOST_FILES_SHOWN else "")
+    return f"{finding.what}: {shown}"
 
 
 def _geometry(volume: DicomVolume) -> tuple[str, str, str]:

@@ -1,4 +1,9 @@
-"""Reading and writing volumes: NIfTI, NRRD and MetaImage behind one contract."""
+"""Reading and writing volumes: NIfTI, NRRD and MetaImage behind one contract; volumes in DICOM folders."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from medseg.io.cases import Case, find_cases
 from medseg.io.contract import StoredVoxels, VolumeFormat, VolumeHeader
@@ -6,6 +11,9 @@ from medseg.io.formats import SUFFIXES, read_header, read_volume, split_suffix, 
 from medseg.io.label_sink import LabelSink
 from medseg.io.stored import StoredVolume, open_volume
 from medseg.io.values import require_finite
+
+if TYPE_CHECKING:
+    from medseg.io.dicom import scan_dicom
 
 __all__ = [
     "SUFFIXES",
@@ -20,7 +28,17 @@ __all__ = [
     "read_header",
     "read_volume",
     "require_finite",
+    "scan_dicom",
     "split_suffix",
     "write_slices",
     "write_volume",
 ]
+
+# Imported when asked for: most images are no DICOM files.
+_LATER = {"scan_dicom": "medseg.io.dicom"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    return getattr(importlib.import_module(_LATER[name]), name)

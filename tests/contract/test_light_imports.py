@@ -11,6 +11,7 @@ LIGHT = [
     "medseg",
     "medseg.cli.main",
     "medseg.components",
+    "medseg.conversion",
     "medseg.errors",
     "medseg.evaluation",
     "medseg.files",

@@ -5,9 +5,12 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
-__all__ = ["Codestream", "read_codestream"]
+__all__ = ["Codestream", "is_whole", "read_codestream"]
 
 _JPEG_START = b"\xff\xd8"
+_END = b"\xff\xd9"
+"""Of images, in JPEG and JPEG-LS, and of the code stream in JPEG 2000."""
+
 _JPEG_2000_START = b"\xff\x4f\xff\x51"
 _JPEG_2000_BOX = b"\x00\x00\x00\x0cjP  "
 _BOXES_SEARCHED_BYTES = 4096
@@ -55,8 +58,20 @@ def read_codestream(data: bytes) -> Codestream | None:
     return _jpeg(data) if data.startswith(_JPEG_START) else None
 
 
+def is_whole(data: bytes) -> bool:
+    """Whether a stream ends with its end marker; DICOM may pad it with zeros (PS3.5, section A.4).
+
+    Of one that does not, some codecs make an image all the same, and others search for its end for a minute.
+
+    Example:
+        >>> is_whole(bytes.fromhex("ffd8 1234 ffd9 00")), is_whole(bytes.fromhex("ffd8 1234"))
+        (True, False)
+    """
+    return data.rstrip(b"\0").endswith(_END)
+
+
 def _jpeg_2000(header: bytes) -> Codestream | None:
-    """ISO/IEC 15444-1, A.5.1: the marker segment SIZ, which is the first."""
+    """ISO/IEC 15444-1, A.5.1: the first marker segment holds the image's size."""
     if len(header) < 42:
         return None
     right, lower, left, upper = struct.unpack_from(">4I", header, 8)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
 
 from medseg.geometry import SHEAR_TOLERANCE
 from medseg.io.dicom.frames import Frame
+from medseg.io.dicom.stack import is_complete, is_usable_length, is_usable_place
 from medseg.io.dicom.verdict import Finding, Reason, Status
 
 __all__ = ["ORIENTATION_TOLERANCE", "SPACING_TOLERANCE", "frame_findings", "same_orientation", "same_spacing"]
@@ -56,23 +57,22 @@ def _truncated(frames: Sequence[Frame]) -> Finding | None:
     files = {frame.path: frame.missing_bytes for frame in frames if frame.missing_bytes}
     if not files:
         return None
-    names = ", ".join(path.name for path in list(files)[:3]) + (", …" if len(files) > 3 else "")
     return Finding(
         Reason.TRUNCATED,
         Status.REFUSED,
-        f"{_counted(len(files), 'file')} {_ends(len(files))} too early ({names})",
+        f"{_counted(len(files), 'file')} {_ends(len(files))} too early",
         "copy or export them again",
         {"files": len(files), "missing_bytes": sum(files.values())},
     )
 
 
 def _no_position(frames: Sequence[Frame]) -> Finding | None:
-    lacking = [frame for frame in frames if not _finite(frame.position)]
+    lacking = [frame for frame in frames if not is_usable_place(frame.position)]
     return _refused(Reason.NO_POSITION, lacking, frames, "have no usable ImagePositionPatient", _EXPORT_AGAIN)
 
 
 def _no_orientation(frames: Sequence[Frame]) -> Finding | None:
-    lacking = [frame for frame in frames if not _finite(frame.orientation)]
+    lacking = [frame for frame in frames if not is_usable_place(frame.orientation)]
     return _refused(
         Reason.NO_ORIENTATION, lacking, frames, "have no usable ImageOrientationPatient", _EXPORT_AGAIN
     )
@@ -87,7 +87,7 @@ def _bad_spacing(frames: Sequence[Frame]) -> Finding | None:
     wrong = [
         frame
         for frame in frames
-        if frame.spacing is not None and not all(0.0 < x < math.inf for x in frame.spacing)
+        if frame.spacing is not None and not all(map(is_usable_length, frame.spacing))
     ]
     return _refused(
         Reason.BAD_SPACING,
@@ -102,7 +102,7 @@ def _bad_orientation(frames: Sequence[Frame]) -> Finding | None:
     wrong = [
         frame
         for frame in frames
-        if _finite(frame.orientation) and _length_error(frame) > ORIENTATION_TOLERANCE
+        if is_usable_place(frame.orientation) and _length_error(frame) > ORIENTATION_TOLERANCE
     ]
     worst = max((_length_error(frame) for frame in wrong), default=0.0)
     return _refused(
@@ -116,7 +116,7 @@ def _bad_orientation(frames: Sequence[Frame]) -> Finding | None:
 
 
 def _sheared(frames: Sequence[Frame]) -> Finding | None:
-    cosines = [(abs(_cosine(frame)), frame) for frame in frames if _finite(frame.orientation)]
+    cosines = [(abs(_cosine(frame)), frame) for frame in frames if is_usable_place(frame.orientation)]
     wrong = [
         (cosine, frame)
         for cosine, frame in cosines
@@ -135,7 +135,7 @@ def _sheared(frames: Sequence[Frame]) -> Finding | None:
 
 
 def _mixed_orientations(frames: Sequence[Frame]) -> Finding | None:
-    known = [frame for frame in frames if _finite(frame.orientation)]
+    known = [frame for frame in frames if is_usable_place(frame.orientation)]
     other = [frame for frame in known if not same_orientation(known[0], frame)]
     return _refused(
         Reason.MIXED_ORIENTATIONS,
@@ -152,7 +152,7 @@ def _mixed_sizes(frames: Sequence[Frame]) -> Finding | None:
         frame
         for frame in frames
         if (frame.rows, frame.columns) != (first.rows, first.columns)
-        or (_finite(frame.spacing) and _finite(first.spacing) and not same_spacing(first, frame))
+        or (is_complete(frame) and is_complete(first) and not same_spacing(first, frame))
     ]
     return _refused(
         Reason.MIXED_SIZES,
@@ -171,7 +171,7 @@ def _long_text(frames: Sequence[Frame]) -> Finding | None:
     return Finding(
         Reason.LONG_TEXT,
         Status.OK,
-        f"{', '.join(names)} of {_counted(len(long), 'slice')} has numbers of more than the 16 characters allowed",
+        f"{', '.join(names)} of {_counted(len(long), 'slice')} has numbers of more than 16 characters",
         "read as it is",
         {"slices": len(long)},
     )
@@ -212,10 +212,6 @@ def _minority(frames: Sequence[Frame], others: list[Frame]) -> list[Frame]:
         return others
     different = {id(frame) for frame in others}
     return [frame for frame in frames if id(frame) not in different]
-
-
-def _finite(values: Iterable[float] | None) -> bool:
-    return values is not None and all(map(math.isfinite, values))
 
 
 def _length_error(frame: Frame) -> float:

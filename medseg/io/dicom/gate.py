@@ -19,6 +19,7 @@ from medseg.io.dicom.stack import (
     Stack,
     is_complete,
     is_even,
+    is_usable_length,
     missing_slices,
     step_deviation_mm,
 )
@@ -28,6 +29,9 @@ __all__ = ["judge"]
 
 QUIET_STEP_TOLERANCE: Final = 1e-3
 """Distances between slices that differ by less, as a part of them or in millimetres, go unmentioned."""
+
+LARGEST_TILT_DEGREES: Final = 45.0
+"""Gantries tilt by 30 degrees at most; beyond this, slices make no stack."""
 
 STRAY_TOLERANCE_VOXELS: Final = 0.1
 """How far a slice may be shifted in its plane against the line on which the others lie."""
@@ -114,7 +118,8 @@ def _grid(stack: Stack, repairs: Repairs) -> tuple[list[Finding], Grid | None, F
     if duplicate is not None:
         return [duplicate], None, None
     steps = _steps(stack, repairs)
-    tilt, stray = _tilt(stack, repairs), _stray(stack)
+    stray = _stray(stack)
+    tilt = _tilt(stack, repairs) if stray is None else None
     findings = [finding for finding in (steps.finding, tilt, stray) if finding is not None]
     stored = None
     if steps.as_stored and stray is None:
@@ -130,7 +135,7 @@ def _grid(stack: Stack, repairs: Repairs) -> tuple[list[Finding], Grid | None, F
 
 def _single_slice(stack: Stack) -> tuple[list[Finding], Grid | None, FloatArray | None]:
     frame = stack.frames[0]
-    lengths = [x for x in (frame.spacing_between, frame.thickness) if x is not None and 0.0 < x < math.inf]
+    lengths = [x for x in (frame.spacing_between, frame.thickness) if x is not None and is_usable_length(x)]
     if not lengths:
         finding = Finding(
             Reason.NO_SLICE_SPACING,
@@ -250,6 +255,14 @@ def _tilt(stack: Stack, repairs: Repairs) -> Finding | None:
 
 
 def _stray(stack: Stack) -> Finding | None:
+    if stack.tilt_degrees > LARGEST_TILT_DEGREES:
+        return Finding(
+            Reason.SHEARED,
+            Status.REFUSED,
+            f"slices lie side by side more than one above the other ({stack.tilt_degrees:.0f} degrees)",
+            "export the series again from the archive or the scanner",
+            {"tilt_degrees": stack.tilt_degrees},
+        )
     smallest = min(stack.frames[0].spacing or (math.nan,))
     if stack.stray_mm <= STRAY_TOLERANCE_VOXELS * smallest:
         return None

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from medseg.io.dicom.frame_checks import same_orientation, same_spacing
+from medseg.io.dicom.frame_checks import ORIENTATION_TOLERANCE, SPACING_TOLERANCE, same_orientation
 from medseg.io.dicom.frames import Frame
 from medseg.io.dicom.stack import DUPLICATE_MM, FloatArray, Stack, is_complete, is_even, missing_slices
 from medseg.io.dicom.traits import TRAITS
@@ -71,7 +71,6 @@ def _series_key(frame: Frame) -> tuple[object, ...]:
 
 def _planes(frames: Sequence[Frame]) -> list[list[Frame]]:
     """Parts whose frames are parallel and of one size; what does not fit in is put where it belongs."""
-    parts: list[list[Frame]] = []
     incomplete = []
     exact: dict[tuple[object, ...], list[Frame]] = {}
     for frame in frames:
@@ -80,18 +79,33 @@ def _planes(frames: Sequence[Frame]) -> list[list[Frame]]:
             exact.setdefault(key, []).append(frame)
         else:
             incomplete.append(frame)
-    for members in exact.values():
-        fitting = next((part for part in parts if _alike(part[0], members[0])), None)
-        if fitting is None:
-            parts.append(list(members))
-        else:
-            fitting += members
+    parts = [part for alike in _of_one_size(exact) for part in _parallel(alike)]
     return _with_incomplete(_with_strays(parts), incomplete)
 
 
-def _alike(one: Frame, other: Frame) -> bool:
-    sizes = [(frame.rows, frame.columns, frame.samples) for frame in (one, other)]
-    return sizes[0] == sizes[1] and same_spacing(one, other) and same_orientation(one, other)
+def _of_one_size(exact: Mapping[tuple[object, ...], list[Frame]]) -> list[list[list[Frame]]]:
+    """Parts that agree in rows, columns and samples."""
+    sizes: dict[tuple[object, ...], list[list[Frame]]] = {}
+    for key, members in exact.items():
+        sizes.setdefault(key[:3], []).append(members)
+    return list(sizes.values())
+
+
+def _parallel(parts: Sequence[list[Frame]]) -> list[list[Frame]]:
+    """Join parts whose orientations and pixel spacings differ by rounding alone."""
+    directions = np.array([part[0].orientation for part in parts])
+    spacings = np.array([part[0].spacing for part in parts])
+    waiting = np.arange(len(parts))
+    joined = []
+    while len(waiting):
+        # Against all at once: a series that turns about an axis has an orientation for each slice.
+        first = waiting[0]
+        turned = np.abs(directions[waiting] - directions[first]).max(axis=1)
+        scaled = np.abs(spacings[waiting] / spacings[first] - 1.0).max(axis=1)
+        fitting = (turned <= ORIENTATION_TOLERANCE) & (scaled <= SPACING_TOLERANCE)
+        joined.append([frame for index in waiting[fitting] for frame in parts[index]])
+        waiting = waiting[~fitting]
+    return joined
 
 
 def _with_strays(parts: list[list[Frame]]) -> list[list[Frame]]:
@@ -100,35 +114,39 @@ def _with_strays(parts: list[list[Frame]]) -> list[list[Frame]]:
     Alone they would leave the stack without a slice, and nobody would know why.
     """
     parts = sorted(parts, key=len, reverse=True)
-    kept: list[list[Frame]] = []
+    homes: list[tuple[Stack, list[Frame]]] = []
+    kept = []
     for part in parts:
-        home = next((other for other in kept if _fills_places(part, other)), None)
-        if home is None:
-            kept.append(part)
-        else:
+        home = next((frames for stack, frames in homes if _fills_places(part, stack)), None)
+        if home is not None:
             home += part
+            continue
+        kept.append(part)
+        if len(part) >= _FEWEST_SLICES_OF_A_PART:
+            homes.append((Stack.of(part), part))
     return kept
 
 
-def _fills_places(few: Sequence[Frame], many: Sequence[Frame]) -> bool:
-    if len(many) < 3 or len(few) >= len(many) or few[0].samples != many[0].samples:
+def _fills_places(few: Sequence[Frame], stack: Stack) -> bool:
+    """Whether frames lie in gaps of a stack of more frames, or next to its ends."""
+    first = stack.frames[0]
+    if len(few) >= len(stack.frames) or few[0].samples != first.samples:
         return False
-    stack = Stack.of(many)
     steps = np.diff(stack.heights)
     step = float(np.sort(steps)[(len(steps) - 1) // 2])
     if step < DUPLICATE_MM:
         return False
     offsets = np.array([frame.position for frame in few]) - stack.corners[0]
     heights = offsets @ stack.normal
-    places = np.round(heights / step)
-    near = np.abs(heights / step - places) <= _PLACE_TOLERANCE
+    near = np.abs(heights / step - np.round(heights / step)) <= _PLACE_TOLERANCE
     within = (heights > -1.5 * step) & (heights < stack.heights[-1] + 1.5 * step)
-    free = np.abs(heights[:, None] - stack.heights).min(axis=1) > 0.5 * step
-    if not same_orientation(few[0], many[0]):
+    above = np.clip(np.searchsorted(stack.heights, heights), 1, len(stack.heights) - 1)
+    nearest = np.minimum(np.abs(heights - stack.heights[above - 1]), np.abs(heights - stack.heights[above]))
+    if not same_orientation(few[0], first):
         # A plane that is turned shares no rows and columns; its corner has to lie on the line of corners.
         stray = offsets - heights[:, None] * stack.slice_direction
         near &= np.linalg.norm(stray, axis=1) <= _PLACE_TOLERANCE * step
-    return bool((near & within & free).all())
+    return bool((near & within & (nearest > 0.5 * step)).all())
 
 
 def _with_incomplete(parts: list[list[Frame]], incomplete: Sequence[Frame]) -> list[list[Frame]]:

@@ -42,6 +42,8 @@ _SERIES_NUMBER: Final = 0x00200011
 _INSTANCE_NUMBER: Final = 0x00200013
 _FRAME_OF_REFERENCE: Final = 0x00200052
 
+_MODALITIES_OF_SLICES: Final = frozenset({"CT", "MR", "PT"})
+
 _TAGS: Final[Sequence[int]] = tuple(
     {
         *(_SOP_CLASS, _SOP_INSTANCE, _MODALITY, _SERIES_DESCRIPTION, _STUDY, _SERIES, _SERIES_NUMBER),
@@ -86,6 +88,8 @@ def _frames(header: Header) -> list[Frame] | SetAside:
     if size is None:
         if not header.sop_class_uid:
             raise DamagedFileError("its header does not say what it is")
+        if text(header.dataset, _MODALITY) in _MODALITIES_OF_SLICES:
+            raise DamagedFileError("its numbers of rows and columns are missing")
         return SetAside(str(header.path), "no image")
     planes = stored_planes(header)
     first = _first_frame(header, size, missing_bytes(header, size, planes))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["DIRECTORY", "LOCALIZER", "SECONDARY_CAPTURE", "kind_of_other_object"]
+__all__ = ["DIRECTORY", "LOCALIZER", "SECONDARY_CAPTURE", "is_secondary_capture", "kind_of_other_object"]
 
 DIRECTORY: Final = "directory"
 LOCALIZER: Final = "localizer"

@@ -6,7 +6,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Final, cast
@@ -18,7 +18,8 @@ from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
-from medseg.io.dicom.codestream import Codestream, read_codestream
+from medseg.io.dicom.codec_messages import codec_messages
+from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
 from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
@@ -127,7 +128,7 @@ class StoredPlanes:
             raise truncated(self.path)
 
     def _decoded(self, data: bytes) -> npt.NDArray[Any]:
-        self._require_size(data)
+        self._require_sound(data)
         form = self.format
         options: dict[str, Any] = {
             "rows": form.rows,
@@ -140,10 +141,19 @@ class StoredPlanes:
             "pixel_representation": int(form.dtype.kind == "i"),
         }
         stream = encapsulate([data], has_bot=False)
-        plane, _ = self._decoder.as_array(stream, index=0, raw=True, decoding_plugin=self._plugin, **options)
+        with codec_messages() if self._plugin == "gdcm" else nullcontext(()) as messages:
+            plane, _ = self._decoder.as_array(
+                stream, index=0, raw=True, decoding_plugin=self._plugin, **options
+            )
+        if messages:
+            raise InputError(
+                f"a plane is damaged, the codec says: {messages[0]}",
+                where=self.path,
+                fix="copy or export it again",
+            )
         return plane
 
-    def _require_size(self, data: bytes) -> None:
+    def _require_sound(self, data: bytes) -> None:
         if self._syntax == RLELossless:
             return
         stream = read_codestream(data)
@@ -151,6 +161,8 @@ class StoredPlanes:
             raise InputError(
                 f"a plane is no {self._syntax.name} stream", where=self.path, fix="copy or export it again"
             )
+        if not is_whole(data):
+            raise InputError("a plane ends too early", where=self.path, fix="copy or export it again")
         if stream != Codestream(self.format.rows, self.format.columns, 1):
             raise InputError(
                 f"a compressed plane has {stream.rows}x{stream.columns} voxels of {stream.components} "

@@ -6,7 +6,7 @@ All vectors are DICOM's (LPS, millimetres) until ``affine`` gives RAS+.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -24,11 +24,19 @@ __all__ = [
     "Stack",
     "is_complete",
     "is_even",
+    "is_usable_length",
+    "is_usable_place",
     "missing_slices",
     "step_deviation_mm",
 ]
 
 FloatArray = npt.NDArray[np.float64]
+
+FARTHEST_MM: Final = 1e5
+"""No scanner reaches farther than this; beyond it, numbers are damaged text."""
+
+SMALLEST_LENGTH_MM: Final = 1e-5
+"""No voxel is smaller than this, a hundredth of a micrometre."""
 
 DUPLICATE_MM: Final = 0.01
 """Slices closer than this lie at the same position: far below any distance of slices, far above rounding."""
@@ -48,10 +56,24 @@ _MISSING_TOLERANCE: Final = 0.05
 _LPS_TO_RAS: Final = np.diag([-1.0, -1.0, 1.0])
 
 
+def is_usable_place(values: Iterable[float] | None) -> bool:
+    """Whether a position or direction is there and made of numbers that a patient can have."""
+    return values is not None and all(abs(x) <= FARTHEST_MM for x in values)
+
+
+def is_usable_length(length: float | None) -> bool:
+    """Whether a length is there, positive, and one that an image can have."""
+    return length is not None and SMALLEST_LENGTH_MM <= length <= FARTHEST_MM
+
+
 def is_complete(frame: Frame) -> bool:
-    """Whether a frame has a position, an orientation and a pixel spacing of finite numbers."""
-    values = (frame.position, frame.orientation, frame.spacing)
-    return all(value is not None and all(map(math.isfinite, value)) for value in values)
+    """Whether a frame has a usable position, orientation and pixel spacing."""
+    return (
+        is_usable_place(frame.position)
+        and is_usable_place(frame.orientation)
+        and frame.spacing is not None
+        and all(map(is_usable_length, frame.spacing))
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from pydicom.uid import UID
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from medseg.io.dicom.elements import integer, numbers
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header
@@ -20,6 +25,10 @@ _ROWS: Final = 0x00280010
 _COLUMNS: Final = 0x00280011
 _BITS_ALLOCATED: Final = 0x00280100
 _SMALLEST_FRAGMENT_BYTES: Final = 8
+_NATIVE: Final = frozenset(
+    {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian}
+)
+"""Transfer syntaxes in which voxels are not compressed, so that their length is known (PS3.5, annex A)."""
 
 VOXEL_TAGS: Final = (_SAMPLES, _NUMBER_OF_FRAMES, _ROWS, _COLUMNS, _BITS_ALLOCATED)
 """What has to be read of a header for the functions of this module."""
@@ -70,7 +79,7 @@ def missing_bytes(header: Header, size: tuple[int, int, int], planes: int) -> in
     rows, columns, samples = size
     bits = integer(header.dataset, _BITS_ALLOCATED) or 16
     pixels = header.pixels
-    if _is_compressed(header.transfer_syntax_uid) or (pixels and pixels.length == UNDEFINED_LENGTH):
+    if header.transfer_syntax_uid not in _NATIVE or (pixels and pixels.length == UNDEFINED_LENGTH):
         if pixels is None or not pixels.ends_well:
             return 1
         return max(planes * _SMALLEST_FRAGMENT_BYTES - pixels.available, 0)
@@ -78,8 +87,3 @@ def missing_bytes(header: Header, size: tuple[int, int, int], planes: int) -> in
     if pixels is None:
         return expected
     return max(expected - min(pixels.available, pixels.length), 0)
-
-
-def _is_compressed(transfer_syntax_uid: str) -> bool:
-    uid = UID(transfer_syntax_uid)
-    return bool(uid.is_transfer_syntax and not uid.is_private and uid.is_encapsulated)
