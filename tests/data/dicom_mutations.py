@@ -18,7 +18,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, 
 from tests.data.dicom import AFFINE, phantom, write_series
 from tests.data.dicom_enhanced import write_enhanced_mr
 
-__all__ = ["SMALL_SHAPE", "mutated", "write_sound_series"]
+__all__ = ["SMALL_SHAPE", "empty_items", "mutated", "write_sound_series"]
 
 SMALL_SHAPE = (8, 6, 4)
 Choice = TypeVar("Choice")
@@ -204,6 +204,12 @@ def endless_sequence(content: bytes, rng: np.random.Generator) -> bytes:
     """A sequence of empty items that nothing ends."""
     items = b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * int(rng.choice([1_000, 200_000]))
     return _inserted(content, _OPEN_SEQUENCE + items, rng)
+
+
+def empty_items(content: bytes, count: int) -> bytes:
+    """The file with a sequence of so many empty items at the end of its header; nothing ends the sequence."""
+    end = max(element.value_tell + element.length for element in _elements(content)[:-1])
+    return content[:end] + _OPEN_SEQUENCE + b"\xfe\xff\x00\xe0\x00\x00\x00\x00" * count + content[end:]
 
 
 def _inserted(content: bytes, part: bytes, rng: np.random.Generator) -> bytes:

@@ -17,8 +17,10 @@ class TookTooLongError(BaseException):
 
 
 @contextmanager
-def limited(seconds: float, more_bytes: int) -> Iterator[None]:
-    """Let work take so many seconds, and so much more address space than the process has. Linux, main thread.
+def limited(cpu_seconds: float, more_bytes: int) -> Iterator[None]:
+    """Let work take so much of the processor's time, and so much more address space than the process has.
+
+    Time that other processes take does not count. Linux, main thread.
 
     Raises:
         TookTooLongError: In the midst of the work.
@@ -26,18 +28,18 @@ def limited(seconds: float, more_bytes: int) -> Iterator[None]:
     """
 
     def ring(_signal: int, _frame: FrameType | None) -> None:
-        raise TookTooLongError(f"not done within {seconds:g} s")
+        raise TookTooLongError(f"not done within {cpu_seconds:g} s of the processor's time")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, ring)
+    handler = signal.signal(signal.SIGPROF, ring)
     resource.setrlimit(resource.RLIMIT_AS, (_address_space_bytes() + more_bytes, hard))
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-        signal.signal(signal.SIGALRM, handler)
+        signal.signal(signal.SIGPROF, handler)
 
 
 def _address_space_bytes() -> int:
