@@ -144,7 +144,7 @@ def report(used: dict[str, list[Usage]], shape: Sequence[int], tree_files: int, 
             f"{60 * usage.wall_minutes:.2f}",
             f"{60 * usage.cpu_minutes:.2f}",
             f"{usage.peak_gib:.2f}",
-            f"{usage.peak_gib / volume_gib:.2f}",
+            None if "tree" in name else f"{usage.peak_gib / volume_gib:.2f}",
         ]
         for name, usage in best.items()
     ]
