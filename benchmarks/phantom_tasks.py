@@ -6,6 +6,7 @@ made from a seed: ellipsoids and tubes with partial volume, a smooth bias field 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ Maker = Callable[["Task", np.random.Generator], tuple[Floats, Labels]]
 NOISE = 0.06
 BIAS = 0.1
 PLACING_TRIALS = 2000
+_ORGANS = tuple(itertools.product((-2, -1, 0, 1, 2), range(4), range(2)))
+"""Columns from left to right, rows from back to front, layers from feet to head."""
 
 
 @dataclass(frozen=True)
@@ -137,23 +140,21 @@ def places(
 
 
 def _forty(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
-    """Four compartments, each darker than the last, of ten structures: five intensities, full or hollow."""
-    positions, half = task.positions_mm, task.half_mm
+    """A body of forty organs: which is which is told by its place among the others, and by its brightness."""
+    positions = task.positions_mm * rng.uniform(0.95, 1.05) - rng.uniform(-1.5, 1.5, (3, 1, 1, 1))
     tissue, label = np.zeros(task.shape, np.float32), np.zeros(task.shape, np.uint8)
-    for compartment in range(4):
-        low = np.array([-half[0] * (compartment % 2), -half[1] * (compartment // 2), -half[2]])
-        high = low + half * (1, 1, 2)
-        inside = (positions[0] >= low[0]) & (positions[0] < high[0])
-        inside &= (positions[1] >= low[1]) & (positions[1] < high[1])
-        tissue[inside] = 0.3 * compartment
-        radii = rng.uniform(3.5, 4.5, 10)
-        for number, centre in enumerate(places(rng, radii, low, high)):
-            reach = ellipsoid(positions, centre, radii[number] * rng.uniform(0.85, 1.0, 3))
-            tissue[reach < 1] = 1.6 * 1.3 ** (number // 2)
-            if number % 2:
-                tissue[reach < 0.3] = 0.0
-            label[reach < 1] = 1 + 10 * compartment + number
+    tissue[np.abs(positions / np.reshape(task.half_mm - 2, (3, 1, 1, 1))).max(0) < 1] = 0.5
+    for value, (column, row, layer) in enumerate(_ORGANS, 1):
+        centre = np.multiply((column, row - 1.5, layer - 0.5), (8.6, 10.4, 14.0)) + rng.uniform(-0.8, 0.8, 3)
+        reach = ellipsoid(positions, centre, np.multiply((3.6, 4.2, 5.6), rng.uniform(0.85, 1.0, 3)))
+        tissue[reach < 1] = (0.0, 1.0, 1.5, 2.0)[(abs(column) + 2 * row + layer) % 4]
+        label[reach < 1] = value
     return tissue[np.newaxis], label
+
+
+def _organ(column: int, row: int, layer: int) -> str:
+    side = {-1: "left ", 0: "", 1: "right "}[int(np.sign(column))]
+    return f"{side}organ {abs(column)}{row}{layer}"
 
 
 def _one_percent(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
@@ -260,7 +261,7 @@ def smooth(rng: np.random.Generator, shape: Sequence[int], sigma: float | Sequen
     return np.asarray(field / field.std(), dtype=np.float32)
 
 
-FORTY = tuple(f"organ {number:02d}" for number in range(1, 41))
+FORTY = tuple(_organ(*place) for place in _ORGANS)
 LEARNT = (
     Task("forty_classes", "40 classes", (48, 48, 32), (1.0, 1.0, 1.0), FORTY, _forty),
     Task("one_percent", "1 % foreground", (48, 48, 40), (1.0, 1.0, 1.0), ("nodule",), _one_percent),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,10 +48,12 @@ def show_dicom(path: Path, as_json: bool) -> None:
     if as_json:
         print_json(_as_dict(scan))
     else:
-        _show(scan)
+        _show(scan, path)
 
 
-def _show(scan: DicomScan) -> None:
+def _show(scan: DicomScan, root: Path) -> None:
+    folders = [_folder(volume, root) for volume in scan.volumes]
+    several = len(set(folders)) > 1
     described = output.is_terminal and any(volume.series.description for volume in scan.volumes)
     rows = [
         [
@@ -61,14 +64,16 @@ def _show(scan: DicomScan) -> None:
             volume.verdict.status.value,
             ", ".join(dict.fromkeys(finding.reason.value for finding in volume.verdict.findings)),
             _traits(volume),
+            *([folder] if several else []),
             # Descriptions may hold names: they are for the eyes of whoever sits at the terminal.
             *([volume.series.description] if described else []),
         ]
-        for index, volume in enumerate(scan.volumes, 1)
+        for index, (volume, folder) in enumerate(zip(scan.volumes, folders, strict=True), 1)
     ]
-    text_columns = (2, 5, 6, 7, 8, 9)
+    more = ["folder"] * several + ["description"] * described
+    text_columns = (2, 5, 6, 7, 8, 9, 10)
     if rows:
-        print_table("Volumes", [*_COLUMNS, *(["description"] if described else [])], rows, text_columns)
+        print_table("Volumes", [*_COLUMNS, *more], rows, text_columns)
     details = [
         [str(index), finding.status.value, finding.reason.value, _what(volume, finding), finding.fix]
         for index, volume in enumerate(scan.volumes, 1)
@@ -102,6 +107,12 @@ def _geometry(volume: DicomVolume) -> tuple[str, str, str]:
         " x ".join(f"{length:.4g}" for length in grid.spacing_mm),
         grid.axcodes,
     )
+
+
+def _folder(volume: DicomVolume, root: Path) -> str:
+    """The folder that holds all files of a volume, from the one that was asked for."""
+    common = Path(os.path.commonpath({frame.path.parent for frame in volume.frames}))
+    return str(common.relative_to(root)) if common.is_relative_to(root) else str(common)
 
 
 def _traits(volume: DicomVolume) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
@@ -57,6 +58,20 @@ def test_a_row_for_each_volume(write_ct: Callable[..., Path], capsys: pytest.Cap
     assert "find the missing files" in rows[1][4]
     assert rows[2] == ["not DICOM", "1", ""]
     assert NAME not in captured.out + captured.err
+
+
+def test_volumes_of_several_folders_are_found_again(
+    write_ct: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = write_ct([0, 2, 4])
+    (root / "again").mkdir()
+    for index in range(3):
+        copied = dcmread(root / str(index))
+        copied.SeriesInstanceUID = "1.2.3.5"
+        copied.save_as(root / "again" / str(index))
+    assert main(["inspect", str(root)]) == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert sorted(row[-2].strip() for row in rows[:2]) == [".", "again"]
 
 
 def test_a_healthy_file_alone_is_enough(
