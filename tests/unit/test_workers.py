@@ -46,9 +46,7 @@ def test_the_first_failure_in_order_is_told(tmp_path: Path, workers: int) -> Non
 
 
 def test_a_process_that_is_killed_is_a_resource_error() -> None:
-    with pytest.raises(
-        ResourceError, match="was killed, perhaps for want of memory; use fewer"
-    ):
+    with pytest.raises(ResourceError, match="was killed, perhaps for want of memory; use fewer"):
         for_each(os._exit, [9, 9, 9], workers=2)
     assert multiprocessing.active_children() == []
 

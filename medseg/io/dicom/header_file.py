@@ -17,7 +17,6 @@ from pydicom.charset import default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filereader import read_dataset, read_sequence
-from pydicom.tag import BaseTag
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -183,7 +182,7 @@ def _read(path: Path, file: _GuardedFile, size: int, meta: Dataset, tags: Sequen
         implicit,
         little,
         stop_when=lambda tag, _vr, _length: tag in _PIXEL_TAGS,
-        specific_tags=[BaseTag(tag) for tag in tags],
+        specific_tags=list(tags),
     )
     return Header(
         path=path,

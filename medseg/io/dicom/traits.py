@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from medseg.io.dicom.elements import integer, number, numbers, raw_bytes, text, texts
 from medseg.io.dicom.frames import Trait
 
-__all__ = ["TRAITS", "TRAIT_TAGS", "classic_traits"]
+__all__ = ["TRAITS", "TRAIT_TAGS", "classic_traits", "gradient_trait"]
 
 TRAITS: Final = (
     "StackID",
