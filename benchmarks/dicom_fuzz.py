@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--files", default=5000, type=int)
     parser.add_argument("--first-seed", default=0, type=int)
-    parser.add_argument("--seconds", default=10.0, type=float, help="of the processor's time, for one file")
+    parser.add_argument("--seconds", default=20.0, type=float, help="of the processor's time, for one file")
     parser.add_argument("--gib", default=1.0, type=float, help="address space beyond that of the start")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.out, ignore_errors=True)

@@ -14,7 +14,7 @@ from medseg.io.dicom.volumes import read_dicom_volume
 from tests.data.dicom_mutations import empty_items, mutated, write_sound_series
 from tests.data.limits import limited
 
-CPU_SECONDS = 10.0
+CPU_SECONDS = 20.0
 MORE_BYTES = 1 << 30
 SEEDS = range(40)
 
