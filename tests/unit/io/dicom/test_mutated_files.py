@@ -1,0 +1,73 @@
+"""Files that lie end in a verdict, in a file set aside or in an error of medseg; soon, in little memory."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from medseg.errors import MedsegError
+from medseg.io.dicom.scan import DicomScan, scan_dicom
+from medseg.io.dicom.volumes import read_dicom_volume
+from tests.data.dicom_mutations import empty_items, mutated, write_sound_series
+from tests.data.limits import limited
+
+CPU_SECONDS = 20.0
+MORE_BYTES = 1 << 30
+SEEDS = range(40)
+
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are set by Linux's means"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),  # what pydicom says of such files
+]
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    return write_sound_series(tmp_path_factory.mktemp("sound"))
+
+
+def spoken(scan: DicomScan) -> list[str]:
+    """All words that a scan has for the user."""
+    findings = [finding for volume in scan.volumes for finding in volume.verdict.findings]
+    words = [word for finding in findings for word in (finding.what, finding.fix)]
+    return [*words, *scan.warnings, *(f"{aside.kind} {aside.what}" for aside in scan.set_aside)]
+
+
+def read_all(folder: Path) -> list[str]:
+    """Scan a folder and read its volumes; what was said."""
+    scan = scan_dicom(folder, processes=1)
+    said = spoken(scan)
+    for volume in scan.volumes:
+        try:
+            read_dicom_volume(volume)
+        except MedsegError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("kind", ["explicit", "implicit", "deflated", "RLE", "enhanced"])
+def test_a_mutated_file_is_told_of(
+    sound: dict[str, list[Path]], tmp_path: Path, kind: str, seed: int
+) -> None:
+    folder = shutil.copytree(sound[kind][0].parent, tmp_path / "series")
+    path = folder / sound[kind][len(sound[kind]) // 2].name
+    _, content = mutated(path.read_bytes(), seed)
+    path.write_bytes(content)
+    with limited(CPU_SECONDS, MORE_BYTES):
+        said = read_all(folder)
+    assert all("\n" not in line for line in said)
+    assert "secret" not in " ".join(said).lower()
+
+
+@pytest.mark.parametrize("kind", ["explicit", "enhanced"])
+def test_a_million_empty_items_are_told_of_soon(
+    sound: dict[str, list[Path]], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "long.dcm"
+    path.write_bytes(empty_items(sound[kind][0].read_bytes(), 1_000_000))
+    with limited(CPU_SECONDS, MORE_BYTES // 2):
+        assert [aside.kind for aside in scan_dicom(tmp_path, processes=1).set_aside] == ["damaged"]
