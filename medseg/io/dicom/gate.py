@@ -214,7 +214,7 @@ def _uneven(steps: FloatArray, slices: int, repairs: Repairs) -> Finding:
         f"distances between slices are {low:.4g} to {high:.4g} mm, up to {percent:.3g} % off {usual:.4g} mm",
         f"resampled onto {slices} even slices"
         if repairs.uneven
-        else "allow the repair 'uneven' to resample them",
+        else "resample them by --repair (Repairs.uneven)",
         {"smallest_mm": low, "largest_mm": high, "usual_mm": usual, "deviation_percent": percent},
     )
 
@@ -232,7 +232,7 @@ def _missing(stack: Stack, gaps: list[tuple[int, int]], repairs: Repairs) -> Fin
         f"{count} {'slice is' if count == 1 else 'slices are'} missing: {_listed(shown)} mm from the first",
         "interpolated from their neighbours"
         if repairs.missing
-        else "find the missing files, or allow the repair 'missing' to interpolate them",
+        else "find the missing files, or interpolate them by --repair (Repairs.missing)",
         {
             "missing": count,
             "before_mm": [low for low, _ in ends],
@@ -249,7 +249,7 @@ def _tilt(stack: Stack, repairs: Repairs) -> Finding | None:
         Reason.GANTRY_TILT,
         Status.REPAIRED if repairs.tilt else Status.REFUSED,
         f"slices are not stacked along their normal: the gantry was tilted by {degrees:.1f} degrees",
-        "resampled onto an orthogonal grid" if repairs.tilt else "allow the repair 'tilt' to resample them",
+        "resampled onto an orthogonal grid" if repairs.tilt else "resample them by Repairs.tilt",
         {"tilt_degrees": degrees},
     )
 
