@@ -11,29 +11,10 @@ from medseg import __version__
 from medseg.errors import InputError
 from medseg.files import read_json, sha256_of
 from medseg.io.dicom import DicomVolume
+from medseg.io.dicom.traits import TECHNICAL_TRAITS
 from medseg.volume import Volume
 
 __all__ = ["describe", "is_same_volume", "sidecar_path", "source_of"]
-
-_TECHNICAL_TRAITS = {
-    "ImageType",
-    "ComplexImageComponent",
-    "EchoTime",
-    "EchoNumbers",
-    "InversionTime",
-    "FlipAngle",
-    "KVP",
-    "ConvolutionKernel",
-    "DiffusionBValue",
-    "DiffusionGradientOrientation",
-    "TemporalPositionIndex",
-    "TemporalPositionIdentifier",
-    "NominalPercentageOfCardiacPhase",
-    "TriggerTime",
-    "SequenceName",
-    "AcquisitionNumber",
-}
-"""Traits that say how an image was taken. Others, such as times of day and free text, may tell of whom."""
 
 _SOURCE = "source"
 _IMAGE_HASH = "image_sha256"
@@ -57,9 +38,7 @@ def source_of(group: Sequence[DicomVolume]) -> list[dict[str, Any]]:
         hashes[path] = sha256_of(path)
     return [
         {
-            "traits": {
-                key: _plain(value) for key, value in volume.traits.items() if key in _TECHNICAL_TRAITS
-            },
+            "traits": {key: _plain(value) for key, value in volume.traits.items() if key in TECHNICAL_TRAITS},
             **volume.verdict.as_dict(),
             "slices": len(volume.frames),
             "padding": _padding(volume),

@@ -10,7 +10,7 @@ from pydicom.dataset import Dataset
 from medseg.io.dicom.elements import integer, number, numbers, raw_bytes, text, texts
 from medseg.io.dicom.frames import Trait
 
-__all__ = ["TRAITS", "TRAIT_TAGS", "classic_traits", "gradient_trait"]
+__all__ = ["TECHNICAL_TRAITS", "TRAITS", "TRAIT_TAGS", "classic_traits", "gradient_trait"]
 
 TRAITS: Final = (
     "StackID",
@@ -35,6 +35,9 @@ TRAITS: Final = (
 )
 """In the order in which a series is split by them: first what changes an image's meaning, last when it was
 acquired."""
+
+TECHNICAL_TRAITS: Final = frozenset(TRAITS) - {"StackID", "ContrastBolusAgent", "AcquisitionTime"}
+"""Those that say how an image was taken. The others, times of day and free text, may tell of whom."""
 
 _TEXTS: Final = {
     "ComplexImageComponent": 0x00089208,
