@@ -94,12 +94,15 @@ def command(
 
 def _may_be_dicom(what: str) -> bool:
     """Whether a name is that of a file, or of a folder that holds no run."""
+    path = Path(what)
+    if not (path.is_file() or (path.is_dir() and not (path / "plan.json").is_file())):
+        return False
+    if not what.isidentifier():
+        return True
+    # Where a folder is called as a network is, the network is meant. Asking takes PyTorch's import.
     from medseg.networks import configurations, network_names
 
-    path = Path(what)
-    if what in network_names() or what in configurations():
-        return False
-    return path.is_file() or (path.is_dir() and not (path / "plan.json").is_file())
+    return what not in network_names() and what not in configurations()
 
 
 def _show_plan(
