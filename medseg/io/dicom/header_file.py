@@ -87,7 +87,7 @@ class PixelElement:
 class _GuardedFile(io.BufferedReader):
     """A file from which no read can ask for more than it holds, and none be repeated without end."""
 
-    def __init__(self, raw: Any, size: int, reads_left: int = MOST_READS) -> None:
+    def __init__(self, raw: Any, size: int, reads_left: int) -> None:
         super().__init__(raw, _BUFFER_BYTES)
         self.size = size
         self.reads_left = reads_left
@@ -168,7 +168,7 @@ def open_header(path: Path, tags: Sequence[int]) -> Header | None:
         OSError: The file cannot be opened or read.
     """
     size = path.stat().st_size
-    with path.open("rb", buffering=0) as raw, _GuardedFile(raw, size) as file, _told_as_damage():
+    with path.open("rb", buffering=0) as raw, _GuardedFile(raw, size, MOST_READS) as file, _told_as_damage():
         head = file.peek(_PREAMBLE_BYTES + 12)[: _PREAMBLE_BYTES + 12]
         if head[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == _MAGIC:
             file.seek(_PREAMBLE_BYTES + 4)

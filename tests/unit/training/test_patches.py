@@ -43,7 +43,7 @@ def make_case(tmp_path: Path) -> Callable[..., CachedCase]:
         labels = LabelScheme.from_names({index: str(index) for index in range(1, classes)}, ignore)
         points, class_points = _points(label, labels, seed="0123456789abcdef")
         arrays = {"image": image.astype(np.float32), "label": label.astype(np.uint8), "points": points}
-        boxes = {"points": (4, 3)}
+        boxes = {"points": (64, 3)}
         hashes = {
             key: write_array(array, folder / f"{key}.b2nd", boxes.get(key, (8, 8, 8)))
             for key, array in arrays.items()
