@@ -104,10 +104,10 @@ def _image_files(path: Path) -> list[Path]:
 
 
 def _dicom_volumes(path: Path, channels: int) -> list[Case]:
-    from medseg.io.dicom.cases import dicom_cases  # takes pydicom, which other images do not need
+    from medseg.io.dicom.named import named_volumes  # takes pydicom, which other images do not need
 
-    cases = dicom_cases(path)
-    if not cases:
+    volumes = named_volumes(path)
+    if not volumes:
         if not path.is_dir():
             split_suffix(path)  # says which suffixes there are
         raise InputError(
@@ -121,7 +121,10 @@ def _dicom_volumes(path: Path, channels: int) -> list[Case]:
             where=path,
             fix="use 'medseg convert', and name the files <case>_0000.nii.gz, <case>_0001.nii.gz, …",
         )
-    return cases
+    return [
+        Case(name, tuple(dict.fromkeys(frame.path for frame in volume.frames)), dicom=volume)
+        for name, volume in volumes.items()
+    ]
 
 
 def _case_and_channel(file: Path) -> tuple[str, int | None]:
