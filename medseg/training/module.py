@@ -150,6 +150,21 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         for group in self.optimizers().param_groups:
             group["lr"] = rate
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """Clip the gradient's norm.
+
+        Lightning refuses this to fused optimisers in mixed precision, for they may undo a scale that was put
+        on the loss. Single precision and bfloat16, the two that are trained in, have none.
+        """
+        if gradient_clip_val is not None:
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, gradient_clip_val)
+
     def on_train_batch_end(self, outputs: Any, batch: Patch, batch_idx: int) -> None:  # noqa: ARG002
         """Carry the average on, where a step was made."""
         if self.average is not None and (batch_idx + 1) % self.recipe.training.accumulate == 0:

@@ -119,6 +119,21 @@ def test_sgd_has_nesterov_momentum(plan: Plan) -> None:
     assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.99, True)
 
 
+def test_gradients_are_clipped_to_the_norm_that_the_recipe_allows(plan: Plan) -> None:
+    module = _module(plan)
+    optimizer = module.configure_optimizers()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 3.0)
+    module.configure_gradient_clipping(optimizer, 12.0, "norm")
+    norm = torch.sqrt(sum((p.grad**2).sum() for p in parameters if p.grad is not None))
+    before = 3.0 * sum(p.numel() for p in parameters) ** 0.5
+    assert norm == pytest.approx(min(12.0, before), rel=1e-4)
+    module.configure_gradient_clipping(optimizer, 0.5, "norm")
+    after = torch.sqrt(sum((p.grad**2).sum() for p in parameters if p.grad is not None))
+    assert after == pytest.approx(0.5, rel=1e-4)
+
+
 def test_a_restored_module_goes_on_where_it_was(plan: Plan) -> None:
     torch.manual_seed(0)
     first = _module(plan, nn.Conv3d(1, 5, 1))

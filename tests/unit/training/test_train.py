@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -353,6 +353,23 @@ def test_the_recipe_says_how_long_if_nobody_else_does(
     run = train(phantoms, short, str(tmp_path / "run"), folds=[0], options=options)
     assert [row["step"] for row in _rows(run.fold(0).steps)] == ["1"]
     assert read_json(run.fold(0).finished_mark)["steps"] == 1
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_bfloat16_trains_wherever_it_is_emulated(
+    phantoms: Dataset, recipe: Recipe, tmp_path: Path, optimizer: Literal["adamw", "sgd"]
+) -> None:
+    changed = recipe.model_copy(
+        update={
+            "training": recipe.training.model_copy(update={"precision": "bfloat16"}),
+            "optimizer": recipe.optimizer.model_copy(update={"name": optimizer, "gradient_clip": 0.1}),
+        }
+    )
+    run = train(phantoms, changed, tmp_path / "run", folds=[0], options=_options(2))
+    finished = read_json(run.fold(0).finished_mark)
+    assert finished["precision"] == "bfloat16"
+    assert finished["steps"] == 2
+    assert all(weight.isfinite().all() for weight in _weights(run).values())
 
 
 @pytest.mark.filterwarnings("error::RuntimeWarning")
