@@ -51,14 +51,14 @@ $(VENV)/.installed-report: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
-	$(PIP_INSTALL) -c constraints.txt -e '.[dicom,report,test]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[all,test]'
 	@touch $@
 
 # PyTorch alone stays as it is: its version is a decision.
 constraints:
 	rm -rf $(VENV)-newest
 	$(PYTHON) -m venv $(VENV)-newest
-	$(VENV)-newest/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt) -e '.[dicom,report,test]'
+	$(VENV)-newest/bin/python -m pip install --quiet $$(grep '^torch==' constraints.txt) -e '.[all,test]'
 	grep '^#' constraints.txt > constraints.new
 	$(VENV)-newest/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+.*//' >> constraints.new
 	mv constraints.new constraints.txt
