@@ -10,7 +10,7 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console, convert, data, demo, evaluate, inspect, plan, predict, train
+from medseg.cli import console, convert, data, demo, evaluate, export, inspect, plan, predict, train
 from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
@@ -35,6 +35,7 @@ app.command("predict")(predict.command)
 app.command("evaluate")(evaluate.command)
 app.command("inspect")(inspect.command)
 app.command("convert")(convert.command)
+app.command("export")(export.command)
 app.add_typer(data.app, name="data", help="Datasets: list, fetch, check, split.")
 
 
