@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import BundleError, ConfigError, MedsegError
+from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.files import read_json
 from medseg.networks import build_network
 from medseg.postprocessing import require_classes
@@ -24,6 +24,10 @@ from medseg.segmenters import read_weights
 __all__ = ["BundleContent", "read_content"]
 
 _CHECKPOINTS = ("last", "best")
+_CARRIED = (
+    *("smallest_volume_ml", "largest_component", "fill_holes", "connectivity"),
+    *("instances", "chosen_by"),  # objects are left out, as the model card says
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -128,10 +132,15 @@ def read_content(
             fix=did_you_mean(checkpoint, _CHECKPOINTS),
         )
     run = RunFolder.open(path)
+    if run.is_method:
+        raise InputError(
+            "was not learnt by a network, which a bundle is made of", where=path, fix="use it through medseg"
+        )
     run.require_segmentation()
     recipe, plan = run.recipe(), run.plan()
     postprocess = run.chosen(recipe.postprocess)
     require_classes(postprocess, plan.labels)
+    _require_carried(postprocess)
     chosen = _chosen(run, folds)
     content = BundleContent(
         name=name,
@@ -148,6 +157,18 @@ def read_content(
         read_weights(fold.weights(checkpoint))  # that they can be read, before anything is written
     _require_windows(content)
     return content
+
+
+def _require_carried(choice: PostprocessChoice) -> None:
+    """Refuse what is done to scores or label maps, and what no script of a bundle does."""
+    nothing = PostprocessChoice()
+    for key in type(choice).model_fields:
+        if key not in _CARRIED and getattr(choice, key) != getattr(nothing, key):
+            raise ConfigError(
+                f"'{key}' has no counterpart in a bundle",
+                where="postprocess",
+                fix="export a run whose recipe leaves it out",
+            )
 
 
 def _chosen(run: RunFolder, wanted: Sequence[int] | None) -> tuple[FoldFolder, ...]:
