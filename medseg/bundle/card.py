@@ -54,7 +54,7 @@ def _data(content: BundleContent, statement: Statement) -> str:
     facts, plan = content.plan.fingerprint, content.plan
     return (
         "## Data\n\n"
-        f"Planned on {facts.cases} cases of {plan.dataset}; each fold was trained without those that validate "
+        f"Planned on {facts.cases} cases of {plan.dataset}; each fold trained without those that validate "
         f"it. Median: {_by(facts.median_shape)} voxels of "
         f"{_by(facts.median_spacing_mm)} mm. Source: {statement.data_source}.\n\n"
         f"The network sees images in {plan.preprocessing.axcodes} orientation"
