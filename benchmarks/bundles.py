@@ -1,7 +1,7 @@
 """Do bundles give what medseg gives, on images unlike each other, and what does an export take?
 
-Each run is exported in every format and as one file, twice, to see that the archive is the same byte for byte;
-and proven on ten real images of different shapes, spacings and orientations:
+Each run is exported in every format and as one file, twice, to see that the archive is the same each
+time; and proven on ten real images of different shapes, spacings and orientations:
 
     python benchmarks/bundles.py RUN … --data SHARED_DATA --out DIR [--python PYTHON_WITH_MONAI_ALONE]
 """
@@ -51,7 +51,8 @@ def main() -> None:
         print(f"\n### {run.name}\n\n{told(proven)}\n\n{formats_of(first)}\n")
         same = sha256_of(first.archive or run) == sha256_of(again.archive or run)
         print(
-            f"In every format, proven on one case: {seconds:.0f} s. Archives are {'the same' if same else 'OTHERS'}."
+            f"In every format, proven on one case: {seconds:.0f} s. "
+            f"The archives are {'the same' if same else 'OTHERS'}."
         )
 
 

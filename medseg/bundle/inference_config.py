@@ -85,11 +85,15 @@ def evaluation_config(content: BundleContent) -> Config:
 
 
 def network_parts(content: BundleContent) -> Config:
-    """The network of each fold: as defined, and on its device."""
-    parts: Config = {"network_def": network_definition(content.plan), "network": "$@network_def.to(@device)"}
-    for fold in content.folds[1:]:
-        parts[f"network_def_{fold.index}"] = network_definition(content.plan)
-        parts[f"network_{fold.index}"] = f"$@network_def_{fold.index}.to(@device)"
+    """The network of each fold: as defined, and on its device.
+
+    Channels lie last in memory, as medseg has it: faster on processors, and the same sums in the same order.
+    """
+    parts: Config = {}
+    for network in _network_ids(content):
+        defined = network.replace("network", "network_def", 1)
+        parts[defined] = network_definition(content.plan)
+        parts[network] = f"$@{defined}.to(@device, memory_format=torch.channels_last_3d)"
     return parts
 
 

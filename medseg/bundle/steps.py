@@ -41,26 +41,12 @@ def before_network(content: BundleContent, label: str | None = None) -> list[Ste
 
 
 def _normalization(schemes: tuple[Normalization, ...]) -> list[Step]:
-    """MONAI's transform where it does the same, else the bundle's own."""
-    first = schemes[0]
-    alike = all(scheme == first for scheme in schemes)
-    if alike and first.scheme == "none":
+    """To the last bit: where a network decides by maxima, as unpooling does, rounding would become labels.
+
+    MONAI's own transforms take means in single precision, and scale in another order.
+    """
+    if all(scheme.scheme == "none" for scheme in schemes):
         return []
-    if alike and first.scheme == "zscore" and first.background is None:
-        return [{"_target_": "NormalizeIntensityd", "keys": "image", "channel_wise": True}]
-    if alike and None not in (first.lower, first.upper, first.mean, first.std):
-        lower, upper, mean, std = (float(n or 0) for n in (first.lower, first.upper, first.mean, first.std))
-        return [
-            {
-                "_target_": "ScaleIntensityRanged",
-                "keys": "image",
-                "a_min": lower,
-                "a_max": upper,
-                "b_min": (lower - mean) / std,
-                "b_max": (upper - mean) / std,
-                "clip": True,
-            }
-        ]
     own = [scheme.model_dump(mode="json", exclude_none=True) for scheme in schemes]
     return [{"_target_": "scripts.preprocessing.NormalizeChannelsd", "keys": "image", "normalization": own}]
 

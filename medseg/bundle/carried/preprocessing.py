@@ -176,9 +176,9 @@ def _onto(image: MetaTensor, shape: Sequence[int], affine: FloatArray, how: str)
     voxels = _plain(image)
     resampled = voxels.new_empty((len(voxels), *shape))
     for channel, target in zip(voxels, resampled, strict=True):
-        for axis, count in enumerate(shape):
+        for axis in (2, 1, 0):  # medseg's order: the same sums to the last bit
             scale = float(spacing[1][axis] / spacing[0][axis])
-            channel = _along_axis(channel, axis, count, scale, how)
+            channel = _along_axis(channel, axis, shape[axis], scale, how)
         target.copy_(channel)
     moved: MetaTensor = _wrapped(resampled, image)
     moved.affine = torch.from_numpy(affine.copy())

@@ -32,7 +32,8 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def make_run(phantoms: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes the folder of a run: planned on the phantoms, its weights at random."""
 
-    def make(recipe: Recipe, trained: Sequence[int] = (0,)) -> Path:
+    def make(recipe: Recipe | None = None, trained: Sequence[int] = (0,)) -> Path:
+        recipe = recipe or small_recipe()
         run = RunFolder(tmp_path_factory.mktemp("runs") / "run")
         plan = plan_from_dataset(phantoms, recipe)
         run.save_plan(plan)
