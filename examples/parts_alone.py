@@ -19,7 +19,7 @@ def main() -> None:
     for overlap in overlap_metrics(labels, at_once, [1, 2]):
         print("Dice", round(overlap.dice, 3))
     surface = surface_metrics(labels == 1, at_once == 1, spacing_mm=(1.0, 1.0, 2.0))
-    print("Hausdorff distance", surface.hd, "mm")
+    print("Hausdorff distance", surface.hd_mm, "mm")
 
 
 if __name__ == "__main__":

@@ -171,7 +171,18 @@ def _formats(formats: Sequence[FormatReport]) -> str:
     return (
         "## Other formats\n\nLargest difference of logits from PyTorch's, and voxels of another best class, "
         "on patches of noise and on another size. These are the network alone: what stands before and "
-        "behind it is in the configs.\n\n" + "\n".join([*head, *rows])
+        "behind it is in the configs.\n\n" + "\n".join([*head, *rows]) + _about_unpooling(formats)
+    )
+
+
+def _about_unpooling(formats: Sequence[FormatReport]) -> str:
+    if not any(report.unpools for report in formats):
+        return ""
+    most = max(report.others for report in formats)
+    return (
+        "\n\nThis network goes back up by the places of maxima. Of two that are equal but for rounding, "
+        "another format or processor may take the other, which moves the scores around them: by more than a "
+        f"thousandth of the largest logit in at most {most:.2%} of the voxels here."
     )
 
 

@@ -17,7 +17,7 @@ __all__ = ["network_definition", "write_scripts"]
 
 _PACKAGE = "medseg.networks"
 _CARRIED_PACKAGE = "scripts.networks"
-_CARRIED_FILES = ("__init__", "cases", "mirroring", "postprocessing", "preprocessing")
+_CARRIED_FILES = ("__init__", "cases", "mirroring", "postprocessing", "preprocessing", "writing")
 _INIT = '"""The network that this bundle holds, as medseg has it."""\n'
 _IMPORT = re.compile(r"^\s*(?:from|import)\s+medseg\b", re.MULTILINE)
 

@@ -6,13 +6,14 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import Compose, Invertd, Orientationd
+from monai.transforms import Compose, Invertd, Orientationd, SaveImaged
 from torch import nn
 
 from medseg.bundle.carried.cases import find_images, labelled_cases
@@ -22,6 +23,7 @@ from medseg.bundle.carried.preprocessing import EnclosingSpacingd, NormalizeChan
 from medseg.geometry import Grid
 from medseg.inference import RestoredScores
 from medseg.inference.mirroring import Mirrored as MedsegMirrored
+from medseg.io import read_volume
 from medseg.labels import LabelScheme
 from medseg.postprocessing import postprocess
 from medseg.runs import Normalization, PreprocessingSpec
@@ -137,6 +139,28 @@ def test_mirror_images_are_averaged_as_medseg_does(axes: tuple[int, ...]) -> Non
         expected = MedsegMirrored(network, axes, swapped, left_right_axis=0)(image)
         found = Mirrored(network, axes, swapped, left_right_axis=0)(image)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shear", [0.0, 0.3])
+def test_both_statements_of_a_files_geometry_agree(shear: float, tmp_path: Path) -> None:
+    affine = np.array([[-2.0, 0, shear, 4], [0, 3, 0, 9], [0, 0, 2, -7], [0, 0, 0, 1.0]])
+    labels = MetaTensor(torch.arange(24).reshape(1, 2, 3, 4), affine=torch.from_numpy(affine))
+    labels.meta["filename_or_obj"] = "a.nii.gz"
+    save = SaveImaged(
+        "pred",
+        output_dir=tmp_path,
+        output_postfix="",
+        separate_folder=False,
+        resample=False,
+        output_dtype="uint8",
+        writer="medseg.bundle.carried.writing.AgreeingNiftiWriter",
+        print_log=False,
+    )
+    save({"pred": labels})
+    found = read_volume(tmp_path / "a.nii.gz")  # refuses files that contradict themselves
+    assert found.grid.difference(Grid((2, 3, 4), affine)) is None
+    assert np.array_equal(found.array, labels.numpy())
+    assert nib.load(tmp_path / "a.nii.gz").header["qform_code"] == (0 if shear else 1)
 
 
 LABELS = LabelScheme.from_names({1: "one", 4: "four"})
