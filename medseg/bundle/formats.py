@@ -184,7 +184,7 @@ class _Comparison:
         )
         with torch.no_grad():
             scores = tuple(network(image).numpy() for image in images)
-        return cls(network, images, scores)  # type: ignore[arg-type]
+        return cls(network, images, scores)
 
     def report(self, name: str, fold: int, file: str, detail: str, run: Run) -> FormatReport:
         largest = float(max(np.abs(scores).max() for scores in self.scores))
@@ -238,7 +238,7 @@ class _Writer:
         buffer = io.BytesIO()
         torch.jit.save(torch.jit.script(self.comparison.network), buffer)
         _without_sources(buffer, path)
-        return path, "scripted", _torch_run(torch.jit.load(path))
+        return path, "scripted", _torch_run(torch.jit.load(path))  # type: ignore[no-untyped-call]
 
     def onnx(self) -> tuple[Path, str, Run]:
         """``model.onnx``: for any runtime, of any size."""
@@ -249,7 +249,7 @@ class _Writer:
         options.log_severity_level = 3
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         detail = f"opset {ONNX_OPSET}; image (n, C, x, y, z) to pred (n, K, x, y, z)"
-        return path, detail, lambda image: session.run(None, {"image": image})[0]  # type: ignore[no-any-return]
+        return path, detail, lambda image: session.run(None, {"image": image})[0]
 
     def openvino(self) -> tuple[Path, str, Run]:
         """``model.xml`` and ``model.bin``: for OpenVINO, read from ONNX, which sends no telemetry."""

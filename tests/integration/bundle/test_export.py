@@ -125,7 +125,7 @@ def test_what_was_proven_stands_in_it(exported: Exported, ensemble: Exported) ->
     formats = load(exported.bundle, "docs/verification.json")["formats"]
     assert [entry["format"] for entry in formats] == ["torch-export", "torchscript", "onnx", "openvino"]
     assert all(entry["other_size"] == [27, 21, 19] for entry in formats)
-    assert max(max(entry["difference"], entry["other_size_difference"]) for entry in formats) < 1e-5
+    assert max(max(entry["difference"], entry["other_size_difference"]) for entry in formats) < 1e-4
 
 
 def test_the_ensemble_carries_every_fold(ensemble: Exported) -> None:
@@ -214,17 +214,22 @@ def test_a_bundle_that_disagrees_leaves_nothing(
     assert not (tmp_path / "out" / "bundle").exists()
 
 
-def test_a_bundle_that_does_not_run_leaves_nothing(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(content: object) -> dict[str, Any]:
-        del content
-        return {"run": ["$1/0"]}
-
-    monkeypatch.setattr(export_module, "inference_config", broken)
-    with pytest.raises(BundleError, match="does not run outside of medseg"):
-        export_bundle(run, tmp_path / "bundle")
-    assert list(tmp_path.iterdir()) == []
+def test_a_bundle_that_does_not_run_is_told_in_a_line(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    python = CleanPython.of(None, scratch)
+    fake = tmp_path / "bundle" / "monai" / "bundle"
+    fake.mkdir(parents=True)
+    for folder in (fake.parent, fake):
+        (folder / "__init__.py").touch()
+    (fake / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\nimport medseg\n")
+    with pytest.raises(BundleError) as raised:
+        python.bundle(tmp_path / "bundle", "run", "--config_file", "x")
+    assert str(raised.value).startswith(
+        "monai.bundle run: does not run outside of medseg: ModuleNotFoundError: No module named 'medseg'"
+    )
+    (fake / "__main__.py").write_text("import sys\nprint(sys.argv[1:])\n")
+    assert python.bundle(tmp_path / "bundle", "run", "-x") == "['run', '-x']\n"
 
 
 def test_differences_are_counted(exported: Exported, run: Path, phantoms: Dataset) -> None:
@@ -305,6 +310,7 @@ def test_valid_convolutions_are_refused(make_run: Callable[..., Path], tmp_path:
     valid = make_run()
     plan = json.loads((valid / "plan.json").read_text())
     plan["network"]["options"] = {"out_channels": 5, "features": [2, 4], "padding": "valid"}
+    plan["patch_size"] = [20, 20, 20]
     (valid / "plan.json").write_text(json.dumps(plan))
     with pytest.raises(ConfigError, match="sliding window cannot put these together"):
         export_bundle(valid, tmp_path / "bundle")
