@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
+import warnings
 import zipfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +152,8 @@ def _written(writer: _Writer, name: str, fold: int) -> FormatReport:
         "openvino": writer.openvino,
     }[name]
     try:
-        path, detail, run = write()
+        with _quietly():
+            path, detail, run = write()
         return writer.comparison.report(name, fold, f"models/{path.name}", detail, run)
     except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
         line = str(error).strip().partition("\n")[0][:200]
@@ -296,6 +299,19 @@ class _Writer:
             program.save(path)
             _strip_onnx(path)
         return path
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what PyTorch's exporters say of packages that are not needed, and of their own future."""
+    log = logging.getLogger("torch.onnx._internal.exporter")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.setLevel(before)
 
 
 def _ask_no_sizes(stack: ExitStack) -> None:
