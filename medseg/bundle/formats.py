@@ -303,7 +303,7 @@ class _Writer:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep to itself what PyTorch's exporters say of packages that are not needed, and of their own future."""
+    """Keep to itself what exporters say of packages that are not needed, and of their own future."""
     log = logging.getLogger("torch.onnx._internal.exporter")
     before = log.level
     log.setLevel(logging.ERROR)
