@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from pydantic import ValidationError
-from torch import nn
 
-from medseg.errors import BundleError, ConfigError, explain_os_errors
+from medseg.errors import BundleError, ConfigError
 from medseg.inference import Compute, choose_compute
 from medseg.networks import build_network
 from medseg.postprocessing import require_classes
 from medseg.registry import did_you_mean
-from medseg.runs import FoldFolder, Plan, RunFolder
-from medseg.runs.recipe import InferenceChoice, PostprocessChoice
+from medseg.runs import Plan, RunFolder
+from medseg.runs.bundle import BundleFolder, is_bundle
+from medseg.runs.recipe import InferenceChoice, PostprocessChoice, Recipe
+from medseg.segmenters.bundles.metadata import require_true_metadata
+from medseg.segmenters.bundles.opening import open_bundle
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
 from medseg.segmenters.protocol import Segmenter
+from medseg.segmenters.weights import RETRAIN, load_all_weights, read_weights
 
-__all__ = ["load_segmenter", "read_checkpoint", "read_weights"]
+__all__ = ["load_segmenter"]
 
 _CHECKPOINTS = ("last", "best")
 _CHOICES = {
@@ -35,19 +34,6 @@ _CHOICES = {
     "overlap": "use 0 to 0.9",
     "mirror": "name axes of the network grid in order, as x, xy or xyz",
 }
-
-_RETRAIN = "copy the run again, or train it anew"
-# Whatever bytes a damaged file holds, PyTorch's reader fails in one of these ways.
-_UNREADABLE = (
-    RuntimeError,
-    ValueError,
-    LookupError,
-    EOFError,
-    OSError,
-    AttributeError,
-    TypeError,
-    pickle.UnpicklingError,
-)
 
 
 def load_segmenter(
@@ -146,22 +132,45 @@ def _members(
     given: dict[str, Any],
     postprocess: PostprocessChoice | None,
 ) -> list[_Member]:
+    if is_bundle(path):
+        bundle = open_bundle(path)
+        return _members_of_bundle(bundle, fold, checkpoint, given, postprocess)
     run = RunFolder.open(path)
     run.require_segmentation()
-    plan, inference = run.plan(), _inference_choice(run, given)
-    asked_for = run.recipe().postprocess if postprocess is None else postprocess
-    afterwards = run.chosen(asked_for)
+    recipe, plan = run.recipe(), run.plan()
+    afterwards = run.chosen(recipe.postprocess if postprocess is None else postprocess)
+    trained = {folder.index: folder.weights(checkpoint) for folder in run.trained_folds()}
+    inference = _inference_choice(recipe, given)
     return [
-        _Member(folder.weights(checkpoint), plan, inference, afterwards)
-        for folder in _chosen_folds(run, fold)
+        _Member(weights, plan, inference, afterwards) for weights in _chosen_folds(trained, fold, run.path)
     ]
 
 
-def _inference_choice(run: RunFolder, given: dict[str, Any]) -> InferenceChoice:
+def _members_of_bundle(
+    bundle: BundleFolder,
+    fold: int | Literal["all"] | None,
+    checkpoint: str,
+    given: dict[str, Any],
+    postprocess: PostprocessChoice | None,
+) -> list[_Member]:
+    """Those of a bundle that was a run."""
+    if checkpoint != _CHECKPOINTS[0]:
+        raise ConfigError(
+            "a bundle holds one checkpoint of each fold", where="--checkpoint", fix="leave it out"
+        )
+    recipe, plan = bundle.recipe(), bundle.plan()
+    require_true_metadata(bundle, plan)
+    afterwards = bundle.chosen(postprocess)
+    inference = _inference_choice(recipe, given)
+    chosen = _chosen_folds(bundle.fold_weights(), fold, bundle.name)
+    return [_Member(weights, plan, inference, afterwards) for weights in chosen]
+
+
+def _inference_choice(recipe: Recipe, given: dict[str, Any]) -> InferenceChoice:
     """The recipe's, with what is chosen now."""
     chosen = {name: value for name, value in given.items() if value is not None}
     try:
-        return InferenceChoice.model_validate({**run.recipe().inference.model_dump(), **chosen})
+        return InferenceChoice.model_validate({**recipe.inference.model_dump(), **chosen})
     except ValidationError as error:
         (name, *_), value = error.errors()[0]["loc"], error.errors()[0]["input"]
         raise ConfigError(
@@ -169,15 +178,16 @@ def _inference_choice(run: RunFolder, given: dict[str, Any]) -> InferenceChoice:
         ) from error
 
 
-def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[FoldFolder, ...]:
-    trained = run.trained_folds()
+def _chosen_folds(
+    trained: Mapping[int, Path], fold: int | Literal["all"] | None, where: str | Path
+) -> tuple[Path, ...]:
+    """The weights of one fold, or of all."""
     if fold is None or fold == "all":
-        return trained
-    chosen = tuple(folder for folder in trained if folder.index == fold)
-    if not chosen:
-        there = ", ".join(str(folder.index) for folder in trained)
-        raise ConfigError(f"fold {fold} is not trained", where=run.path, fix=f"choose of {there}, or all")
-    return chosen
+        return tuple(trained.values())
+    if fold not in trained:
+        there = ", ".join(map(str, trained))
+        raise ConfigError(f"fold {fold} is not trained", where=where, fix=f"choose of {there}, or all")
+    return (trained[fold],)
 
 
 def _load_network(member: _Member, running: _Running) -> NetworkSegmenter:
@@ -187,9 +197,9 @@ def _load_network(member: _Member, running: _Running) -> NetworkSegmenter:
         network = build_network(plan.network.name, **plan.network.options)
     except ConfigError as error:
         raise BundleError(
-            f"the plan's network cannot be built: {error.what}", where=error.where, fix=_RETRAIN
+            f"the plan's network cannot be built: {error.what}", where=error.where, fix=RETRAIN
         ) from error
-    _load_weights(network, member.weights)
+    load_all_weights(network, read_weights(member.weights), member.weights)
     return NetworkSegmenter(
         network,
         labels=plan.labels,
@@ -204,56 +214,3 @@ def _load_network(member: _Member, running: _Running) -> NetworkSegmenter:
         shared_by=running.members,
         name=str(member.weights),
     )
-
-
-def _load_weights(network: nn.Module, path: Path) -> None:
-    stored = read_weights(path)
-    expected = network.state_dict()
-    problem = None
-    if missing := sorted(expected.keys() - stored.keys()):
-        problem = f"'{missing[0]}' is missing"
-    elif extra := sorted(stored.keys() - expected.keys()):
-        problem = f"'{extra[0]}' belongs to another network"
-    elif other := [name for name, tensor in expected.items() if stored[name].shape != tensor.shape]:
-        have, need = tuple(stored[other[0]].shape), tuple(expected[other[0]].shape)
-        problem = f"'{other[0]}' has shape {have} instead of {need}"
-    elif broken := [name for name, tensor in stored.items() if not tensor.isfinite().all()]:
-        problem = f"'{broken[0]}' is NaN or infinite"
-    if problem is not None:
-        raise BundleError(f"the weights do not fit the plan: {problem}", where=path, fix=_RETRAIN)
-    network.load_state_dict(stored)
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read what a training wrote into ``last.pt`` or ``best.pt``.
-
-    Raises:
-        BundleError: There is no such file, it is damaged, or it holds something other than weights.
-    """
-    stored = read_checkpoint(path)
-    plain = isinstance(stored, dict) and all(
-        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in stored.items()
-    )
-    if not plain:
-        raise BundleError("holds something other than weights", where=path, fix=_RETRAIN)
-    return cast(dict[str, torch.Tensor], stored)
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Read tensors, numbers and names, however arranged; nothing in the file is executed.
-
-    Raises:
-        BundleError: There is no such file, or it is damaged or holds something else.
-    """
-    if not path.is_file():
-        raise BundleError(
-            "has no such weights", where=path, fix="choose --checkpoint last or best, or another fold"
-        )
-    with explain_os_errors(path):
-        content = io.BytesIO(path.read_bytes())
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            stored: Any = torch.load(content, map_location="cpu", weights_only=True)
-    except _UNREADABLE as error:
-        raise BundleError("the weights are damaged", where=path, fix=_RETRAIN) from error
-    return stored
