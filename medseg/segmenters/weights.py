@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from medseg.errors import BundleError, explain_os_errors
 
-__all__ = ["load_all_weights", "read_any_weights", "read_checkpoint", "read_weights"]
+__all__ = ["load_all_weights", "named_like", "read_any_weights", "read_checkpoint", "read_weights"]
 
 RETRAIN = "copy the run again, or train it anew"
 _HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "weights")
 """Where checkpoints with more in them than weights keep those."""
+_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
+"""What wrappers write before a network's own names: data parallelism, compilation, Lightning modules."""
+_DEEPEST_WRAPPING = 4
 # Whatever bytes a damaged file holds, PyTorch's reader fails in one of these ways.
 _UNREADABLE = (
     RuntimeError,
@@ -104,6 +107,20 @@ def read_any_weights(path: Path) -> dict[str, Tensor]:
         where=path,
         fix="save network.state_dict() with torch.save, and give that",
     )
+
+
+def named_like(wanted: Mapping[str, Tensor], stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """``stored`` without as many of its wrappers' prefixes as make most names known."""
+    best = stored
+    for _ in range(_DEEPEST_WRAPPING):
+        stored = {_without_prefix(name): tensor for name, tensor in stored.items()}
+        if len(stored.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
+            best = stored
+    return best
+
+
+def _without_prefix(name: str) -> str:
+    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
 
 
 def read_checkpoint(path: Path, also: list[Any] | None = None) -> Any:

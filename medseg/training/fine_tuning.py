@@ -16,14 +16,11 @@ from medseg.networks import build_network
 from medseg.runs import Plan, Recipe
 from medseg.runs.bundle import is_bundle
 from medseg.segmenters.bundles.opening import open_bundle, told_path
-from medseg.segmenters.weights import read_any_weights
+from medseg.segmenters.weights import named_like, read_any_weights
 from medseg.training.handover import EncoderSource
 
 __all__ = ["Match", "Mismatch", "Origin", "load_matching", "match_weights"]
 
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
-"""What wrappers write before a network's own names: data parallelism, compilation, Lightning modules."""
-_DEEPEST_WRAPPING = 4
 _SHOWN = 10
 
 
@@ -142,7 +139,7 @@ def match_weights(plan: Plan, origin: Origin) -> Match:
         BundleError: The file is damaged, holds no weights, or one that matches is NaN or infinite.
     """
     here = _shapes(plan, len(plan.labels))
-    there = _named_like(here, read_any_weights(origin.weights))
+    there = named_like(here, read_any_weights(origin.weights))
     shared = _shared_classes(plan.labels.names, origin.class_names)
     axes = {} if shared is None else _class_axes(plan, here)
     whole: list[str] = []
@@ -186,7 +183,7 @@ def load_matching(network: nn.Module, plan: Plan, origin: Origin) -> Match:
     """Load what matches into a plan's network; errors as ``match_weights``'s."""
     match = match_weights(plan, origin)
     own = network.state_dict()
-    there = _named_like(own, read_any_weights(origin.weights))
+    there = named_like(own, read_any_weights(origin.weights))
     for name in match.whole:
         own[name].copy_(there[name])
     ours, theirs = (np.array(side) for side in zip(*match.shared, strict=True)) if match.shared else ((), ())
@@ -239,20 +236,6 @@ def _left_out(tensor: str, what: str, classes: Sequence[str], shared: Sequence[i
 
 def _other_shape(here: Tensor, there: Tensor) -> str:
     return f"shape {tuple(here.shape)} here, {tuple(there.shape)} there"
-
-
-def _named_like(wanted: dict[str, Tensor], stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``stored`` without as many of its wrappers' prefixes as make most names known."""
-    best = stored
-    for _ in range(_DEEPEST_WRAPPING):
-        stored = {_without_prefix(name): tensor for name, tensor in stored.items()}
-        if len(stored.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
-            best = stored
-    return best
-
-
-def _without_prefix(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
 
 
 def _require_sound(
