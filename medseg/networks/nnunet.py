@@ -1,10 +1,10 @@
 """The two U-Nets of nnU-Net v2, with its names, so that its weights fit.
 
-Written anew after the description of nnU-Net's plans; nothing of nnU-Net is needed. Not among the networks that
-medseg trains: they are there to read what nnU-Net has trained.
+Written anew after what nnU-Net's plans say; nothing of nnU-Net is needed. They are not among the networks
+that medseg trains: they are there to read what nnU-Net has trained.
 
-Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation, Nature
-Methods 18 (2021); nnU-Net revisited, MICCAI 2024, for the residual encoder.
+Isensee et al., nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation,
+Nature Methods 18 (2021); Isensee et al., nnU-Net revisited, MICCAI 2024, for the residual encoder.
 """
 
 from __future__ import annotations
@@ -343,7 +343,8 @@ class NnunetUNet(nn.Module):
 
         Example:
             >>> one = torch.ones(1)
-            >>> list(NnunetUNet.own_names({"encoder.a": one, "decoder.encoder.a": one, "a.all_modules.0.w": one}))
+            >>> stored = {"encoder.a": one, "decoder.encoder.a": one, "a.all_modules.0.w": one}
+            >>> list(NnunetUNet.own_names(stored))
             ['encoder.a']
         """
         return {

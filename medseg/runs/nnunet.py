@@ -20,9 +20,16 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.labels import LabelScheme
-from medseg.runs.documents import load_json
+from medseg.runs.documents import load_json, parse
 
-__all__ = ["Architecture", "IntensityProperties", "NnunetConfiguration", "NnunetDataset", "NnunetFolder", "NnunetPlans"]
+__all__ = [
+    "Architecture",
+    "IntensityProperties",
+    "NnunetConfiguration",
+    "NnunetDataset",
+    "NnunetFolder",
+    "NnunetPlans",
+]
 
 _FOLD = re.compile(r"fold_(\d+|all)")
 _CHECKPOINTS = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
@@ -125,8 +132,6 @@ class NnunetPlans(_Part):
             raise ConfigError(f"configuration '{name}' inherits from itself", fix=_FIX)
         if "architecture" not in merged:
             merged["architecture"] = _older_architecture(merged)
-        from medseg.runs.documents import parse
-
         return parse(NnunetConfiguration, merged, f"configuration {name}")
 
 
@@ -159,7 +164,8 @@ class NnunetDataset(_Part):
                 fix="predict by nnU-Net itself",
             )
         flat = {
-            name: value[0] if isinstance(value, list) and value else value for name, value in self.labels.items()
+            name: value[0] if isinstance(value, list) and value else value
+            for name, value in self.labels.items()
         }
         scheme = LabelScheme.from_dataset_json(flat)
         if scheme.values != tuple(range(len(scheme))):

@@ -4,9 +4,10 @@ from medseg.segmenters.cases import Segmented, instances_path, open_image, segme
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.loading import load_segmenter
 from medseg.segmenters.network import NetworkSegmenter
-from medseg.segmenters.passage import MODES, SegmentationPlan
+from medseg.segmenters.passage import MODES
 from medseg.segmenters.predict import CaseOutcome, exit_code, predict_cases, predict_jobs, write_summary
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.segmentation_plan import NetworkPassage, SegmentationPlan
 from medseg.segmenters.validation import validation_cases
 from medseg.segmenters.weights import read_checkpoint, read_weights
 
@@ -15,6 +16,7 @@ __all__ = [
     "CaseLike",
     "CaseOutcome",
     "EnsembleSegmenter",
+    "NetworkPassage",
     "NetworkSegmenter",
     "SegmentationPlan",
     "Segmented",

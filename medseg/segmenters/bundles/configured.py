@@ -25,8 +25,8 @@ _ROOT = "bundle_root"
 _SCRIPTS = "scripts"
 # Configurations are written by people, and evaluate what they like where they are trusted.
 _FAILURES = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 
 
@@ -66,9 +66,7 @@ def configured(bundle: BundleFolder, *, trust: bool) -> Configured:
             where=bundle.name,
             fix="name it as MONAI's model zoo does",
         )
-    parts = tuple(
-        name for name in (network, _PREPROCESSING, _INFERER, _POSTPROCESSING) if name in config
-    )
+    parts = tuple(name for name in (network, _PREPROCESSING, _INFERER, _POSTPROCESSING) if name in config)
     config = {name: _without_files(value) if name in parts else value for name, value in config.items()}
     used = referred(config, parts)
     if not trust:
@@ -80,11 +78,15 @@ def configured(bundle: BundleFolder, *, trust: bool) -> Configured:
         made[network],
         _composed(made[_PREPROCESSING]),
         made[_INFERER],
-        tuple(entry for entry in _transforms(postprocessing) if not _is_of_files({TARGET: type(entry).__name__})),
+        tuple(
+            entry for entry in _transforms(postprocessing) if not _is_of_files({TARGET: type(entry).__name__})
+        ),
     )
     if not isinstance(result.network, nn.Module) or not callable(result.inferer):
         raise BundleError(
-            "configs/inference does not configure a network and an inferer", where=bundle.name, fix="correct it"
+            "configs/inference does not configure a network and an inferer",
+            where=bundle.name,
+            fix="correct it",
         )
     return result
 
@@ -121,10 +123,14 @@ def _is_of_files(entry: Any) -> bool:
 def _composed(preprocessing: Any) -> Any:
     from monai.transforms import Compose
 
-    kept = [entry for entry in _transforms(preprocessing) if not _is_of_files({TARGET: type(entry).__name__})]
+    kept = _without_file_objects(preprocessing)
     if len(kept) == len(_transforms(preprocessing)) and isinstance(preprocessing, Compose):
         return preprocessing
     return Compose(kept)
+
+
+def _without_file_objects(composed: Any) -> list[Any]:
+    return [entry for entry in _transforms(composed) if not _is_of_files({TARGET: type(entry).__name__})]
 
 
 def _transforms(composed: Any) -> tuple[Any, ...]:
@@ -150,7 +156,7 @@ def _explained(bundle: BundleFolder) -> Iterator[None]:
 
 @contextmanager
 def _scripts_of(bundle: BundleFolder, *, trust: bool) -> Iterator[None]:
-    """Let a trusted bundle import its own ``scripts``; another bundle's of the same name are not taken for them."""
+    """Let a trusted bundle import its own ``scripts``, and not those of another bundle."""
     if not trust:
         yield
         return

@@ -1,8 +1,9 @@
 """What a foreign bundle would execute, found without executing any of it.
 
 MONAI's configuration language evaluates strings that begin with ``$``, calls whatever ``_target_`` names, and
-takes in other files by ``%``. Strings and names are looked at as they stand in the document; each name is looked
-up in the installed packages alone, and passes only if it is a class that is known to do nothing but compute.
+takes in other files by ``%``. Strings and names are looked at as they stand in the document; each name is
+looked up in the installed packages alone, and passes only if it is a class that is known to do nothing but
+compute.
 """
 
 from __future__ import annotations
@@ -24,22 +25,24 @@ _REFERENCE = re.compile(r"@(?:#|::)*(\w+)")
 _LISTED = 200
 _PREFIXES = ("monai.", "torch.nn.", "medseg.")
 
-# Of MONAI not every class is harmless: some fetch weights from an address and unpickle them, some run commands,
-# read or write files. Those here compute, and nothing else.
+# Of MONAI not every class is harmless: some fetch weights from an address and unpickle them, some run
+# commands, read or write files. Those here compute, and nothing else.
 _NETWORKS = {
-    "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DiNTS", "DynUNet", "HighResNet", "MedNeXt", "SegResNet",
-    "SegResNetDS", "SegResNetDS2", "SegResNetVAE", "SwinUNETR", "TopologyInstance", "UNETR", "UNet", "VNet",
+    "AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DiNTS", "DynUNet", "HighResNet", "MedNeXt",
+    "SegResNet", "SegResNetDS", "SegResNetDS2", "SegResNetVAE", "SwinUNETR", "TopologyInstance", "UNETR",
+    "UNet", "VNet",
 }  # fmt: skip
 _INFERERS = {"SimpleInferer", "SliceInferer", "SlidingWindowInferer", "SlidingWindowInfererAdapt"}
 _TRANSFORMS = {
     "Activations", "AdjustContrast", "AsDiscrete", "BorderPad", "CastToType", "CenterSpatialCrop",
     "ClipIntensityPercentiles", "ConcatItems", "CopyItems", "CropForeground", "DeleteItems", "DivisiblePad",
-    "EnsureChannelFirst", "EnsureType", "FillHoles", "Flip", "GaussianSmooth", "HistogramNormalize", "Identity",
-    "Invert", "KeepLargestConnectedComponent", "LabelFilter", "MeanEnsemble", "MedianSmooth",
-    "NormalizeIntensity", "Orientation", "RemoveSmallObjects", "RepeatChannel", "Resize", "ResizeWithPadOrCrop",
-    "Rotate90", "ScaleIntensity", "ScaleIntensityRange", "ScaleIntensityRangePercentiles", "SelectItems",
-    "ShiftIntensity", "Spacing", "SpatialCrop", "SpatialPad", "SplitDim", "SqueezeDim", "ThresholdIntensity",
-    "ToTensor", "Transpose", "VoteEnsemble", "Zoom",
+    "EnsureChannelFirst", "EnsureType", "FillHoles", "Flip", "GaussianSmooth", "HistogramNormalize",
+    "Identity", "Invert", "KeepLargestConnectedComponent", "LabelFilter", "MeanEnsemble", "MedianSmooth",
+    "NormalizeIntensity", "Orientation", "RemoveSmallObjects", "RepeatChannel", "Resize",
+    "ResizeWithPadOrCrop", "Rotate90", "ScaleIntensity", "ScaleIntensityRange",
+    "ScaleIntensityRangePercentiles", "SelectItems", "ShiftIntensity", "Spacing", "SpatialCrop",
+    "SpatialPad", "SplitDim", "SqueezeDim", "ThresholdIntensity", "ToTensor", "Transpose", "VoteEnsemble",
+    "Zoom",
 }  # fmt: skip
 _MONAI = {"Compose"} | _NETWORKS | _INFERERS | _TRANSFORMS | {f"{name}d" for name in _TRANSFORMS}
 
@@ -71,7 +74,7 @@ def require_trust(bundle: BundleFolder, config: Mapping[str, Any], used: Mapping
 
 
 def referred(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The entries of these names, and all that they refer to by ``@``; no other entry can be reached from them."""
+    """The entries of these names, and all that they refer to by ``@``: no other can be reached from them."""
     wanted, kept = list(names), {}
     while wanted:
         name = wanted.pop()
@@ -136,12 +139,15 @@ def _code(config: Any) -> Iterator[str]:
             yield f"{place}: {text!r}"
         elif text.startswith("%"):
             yield f"{place}: takes in {text!r}"
-        elif key == TARGET and _NAME.fullmatch(text) is None:
-            yield f"{place}: calls {text!r}"
-        elif key == TARGET and "." in text and not text.startswith(_PREFIXES):
+        elif key == TARGET and not _is_known_package(text):
             yield f"{place}: calls {text!r}"
         elif key == _MODE and text not in ("default", "callable"):
             yield f"{place}: {text!r}"
+
+
+def _is_known_package(target: str) -> bool:
+    """Whether a name is one, and not of a package that nothing is taken from."""
+    return _NAME.fullmatch(target) is not None and ("." not in target or target.startswith(_PREFIXES))
 
 
 def _foreign(used: Any) -> Iterator[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -31,15 +30,23 @@ _IMAGE, _PRED = "image", "pred"
 _COPIES = 3
 """Of image and scores that MONAI's transforms hold at their fullest moment, as observed."""
 # What transforms and inferers raise where an image does not suit them.
-_FAILURES = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
+_FAILURES = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class BundleSegmenter(WholeImageSegmenter):
     """Goes with an image the way that a bundle configures: its transforms, its inferer, its network.
 
-    Reading and writing files is left to medseg. What comes out lies on the image's own grid, as the label map lies
-    that the bundle itself writes: where its own postprocessing does not lead back there, the label map is brought
-    back by nearest neighbours, as MONAI's ``SaveImaged`` does.
+    Reading and writing files is left to medseg. What comes out lies on the image's own grid, as the label map
+    does that the bundle itself writes: where its own postprocessing does not lead back there, the label map
+    is brought back by nearest neighbours, as MONAI's ``SaveImaged`` does.
 
     Args:
         parts: Network with its weights, transforms and inferer.
@@ -77,8 +84,8 @@ class BundleSegmenter(WholeImageSegmenter):
     def class_scores(self, image: Volume) -> npt.NDArray[np.float32]:
         """See ``WholeImageSegmenter``.
 
-        Where the bundle's last step is to take the best of several classes, their probabilities before it; else
-        the label map that it ends with, as probabilities 0 and 1.
+        Where the bundle's last step is to take the best of several classes, their probabilities before it;
+        else the label map that it ends with, as probabilities 0 and 1.
 
         Raises:
             BundleError: The bundle fails on this image, or gives no label map.
@@ -89,7 +96,9 @@ class BundleSegmenter(WholeImageSegmenter):
         except _FAILURES as error:
             reason = str(error.__cause__ or error).strip().partition("\n")[0]
             raise BundleError(
-                f"fails on the image ({type(error).__name__}: {reason})", where=self.name, fix="try another image"
+                f"fails on the image ({type(error).__name__}: {reason})",
+                where=self.name,
+                fix="try another image",
             ) from error
 
     def working_bytes(self, grid: Grid) -> Mapping[str, int]:
@@ -142,7 +151,12 @@ class BundleSegmenter(WholeImageSegmenter):
         ):
             return _plain(pred)[0]
         brought, _ = ImageWriter.resample_if_needed(
-            _plain(pred)[0], affine.cpu().numpy(), grid.affine, grid.shape, mode="nearest", padding_mode="border"
+            _plain(pred)[0],
+            affine.cpu().numpy(),
+            grid.affine,
+            grid.shape,
+            mode="nearest",
+            padding_mode="border",
         )
         return cast(npt.NDArray[np.float32], brought)
 
@@ -220,7 +234,9 @@ def _labels(told: NetworkFormat, where: str) -> LabelScheme:
         return LabelScheme.from_names(values)
     except ConfigError as error:
         raise BundleError(
-            f"metadata.json names the classes so that {error.what}", where=where, fix="correct its channel_def"
+            f"metadata.json names the classes so that {error.what}",
+            where=where,
+            fix="correct its channel_def",
         ) from error
 
 
@@ -232,8 +248,8 @@ def _require_one_class_a_voxel(parts: Configured, told: NetworkFormat, where: st
         threshold = any(value is not None for value in _each(step, "threshold"))
         if several and threshold and type(converter).__name__ == "AsDiscrete":
             raise BundleError(
-                f"its {told.classes} structures may overlap (each has a threshold of its own), and a label map "
-                "holds one class a voxel",
+                f"its {told.classes} structures may overlap (each has a threshold of its own), and a label "
+                "map holds one class a voxel",
                 where=where,
                 fix="run it by MONAI itself",
             )
@@ -260,8 +276,10 @@ def _each(step: Any, name: str) -> tuple[Any, ...]:
 def _takes_best(step: Any) -> bool:
     """Whether a transform takes the best class of each voxel, and nothing else."""
     others = [*_each(step, "to_onehot"), *_each(step, "threshold"), *_each(step, "rounding")]
-    return type(step).__name__ == "AsDiscreted" and all(_each(step, "argmax")) and not any(
-        other is not None for other in others
+    return (
+        type(step).__name__ == "AsDiscreted"
+        and all(_each(step, "argmax"))
+        and not any(other is not None for other in others)
     )
 
 
@@ -277,9 +295,6 @@ def _plain(tensor: Any) -> npt.NDArray[np.float32]:
 
 def _without_content(network: nn.Module) -> nn.Module:
     """The same network on the meta device: shapes and no content."""
-    size = sum(math.prod(tensor.shape) for tensor in network.state_dict().values())
-    if size == 0:
-        return network
     memo = {id(tensor): tensor.to("meta") for tensor in network.buffers()}
     for parameter in network.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=False)
