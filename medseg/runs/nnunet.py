@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -29,7 +29,10 @@ __all__ = [
     "NnunetDataset",
     "NnunetFolder",
     "NnunetPlans",
+    "ResamplingOptions",
 ]
+
+Document = TypeVar("Document", bound=BaseModel)
 
 _FOLD = re.compile(r"fold_(\d+|all)")
 _CHECKPOINTS = {"last": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
@@ -65,6 +68,20 @@ class IntensityProperties(_Part):
     percentile_99_5: float
 
 
+class ResamplingOptions(_Part):
+    """How values between voxels are found.
+
+    Attributes:
+        order: Of the splines.
+        order_z: Across slices, where these are thick; 0 takes the nearest.
+        force_separate_z: Whether slices are taken to be thick; ``None`` looks at the spacings.
+    """
+
+    order: Literal[0, 1, 2, 3, 4, 5] = 3
+    order_z: Literal[0, 1, 2, 3, 4, 5] = 0
+    force_separate_z: bool | None = None
+
+
 class NnunetConfiguration(_Part):
     """One configuration of a plan, such as ``3d_fullres``.
 
@@ -90,9 +107,9 @@ class NnunetConfiguration(_Part):
     normalization_schemes: tuple[str, ...]
     use_mask_for_norm: tuple[bool, ...]
     resampling_fn_data: str = _RESAMPLING
-    resampling_fn_data_kwargs: dict[str, Any] = Field(default_factory=dict)
+    resampling_fn_data_kwargs: ResamplingOptions = ResamplingOptions()
     resampling_fn_probabilities: str = _RESAMPLING
-    resampling_fn_probabilities_kwargs: dict[str, Any] = Field(default_factory=dict)
+    resampling_fn_probabilities_kwargs: ResamplingOptions = ResamplingOptions(order=1)
     architecture: Architecture
     previous_stage: str | None = None
 
@@ -233,7 +250,7 @@ class NnunetFolder:
             raise BundleError(f"has no fold with a {_CHECKPOINTS[which]}", where=self.path, fix=_FIX)
         return trained
 
-    def _read(self, kind: type[Any], name: str) -> Any:
+    def _read(self, kind: type[Document], name: str) -> Document:
         try:
             return load_json(kind, self.path / name)
         except MedsegError as error:

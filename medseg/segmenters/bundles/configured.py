@@ -73,22 +73,15 @@ def configured(bundle: BundleFolder, *, trust: bool) -> Configured:
         require_trust(bundle, config, used)
     with _explained(bundle), _scripts_of(bundle, trust=trust):
         made = _made(config | {_ROOT: str(bundle.path)} if trust else used, parts, bundle, trust=trust)
-    postprocessing = made.get(_POSTPROCESSING)
-    result = Configured(
+    if not isinstance(made[network], nn.Module) or not callable(made[_INFERER]):
+        what = "configs/inference does not configure a network and an inferer"
+        raise BundleError(what, where=bundle.name, fix="correct it")
+    return Configured(
         made[network],
         _composed(made[_PREPROCESSING]),
         made[_INFERER],
-        tuple(
-            entry for entry in _transforms(postprocessing) if not _is_of_files({TARGET: type(entry).__name__})
-        ),
+        tuple(_without_file_objects(made.get(_POSTPROCESSING))),
     )
-    if not isinstance(result.network, nn.Module) or not callable(result.inferer):
-        raise BundleError(
-            "configs/inference does not configure a network and an inferer",
-            where=bundle.name,
-            fix="correct it",
-        )
-    return result
 
 
 def _made(

@@ -76,7 +76,7 @@ class BundleSegmenter(WholeImageSegmenter):
         super().__init__(
             labels, channel_names, postprocess=postprocess, max_ram_bytes=max_ram_bytes, shared_by=shared_by
         )
-        self.parts = parts
+        self.made = parts
         self.compute = compute
         self.name = name
         self.network = parts.network.to(compute.device).eval()
@@ -108,7 +108,7 @@ class BundleSegmenter(WholeImageSegmenter):
 
     def _scores(self, image: Volume) -> npt.NDArray[np.float32]:
         data = self._predicted(image)
-        steps = list(self.parts.postprocessing)
+        steps = list(self.made.postprocessing)
         takes_best = bool(steps) and _takes_best(steps[-1])
         softened = False
         for step in steps[:-1] if takes_best else steps:
@@ -128,10 +128,10 @@ class BundleSegmenter(WholeImageSegmenter):
         from monai.data import decollate_batch, list_data_collate
         from monai.transforms import apply_transform
 
-        prepared = apply_transform(self.parts.preprocessing, {_IMAGE: _tensor(image)})
+        prepared = apply_transform(self.made.preprocessing, {_IMAGE: _tensor(image)})
         batch = list_data_collate([prepared])
         inputs = batch[_IMAGE].to(self.compute.device)
-        batch[_PRED] = self.parts.inferer(inputs, self.network)
+        batch[_PRED] = self.made.inferer(inputs, self.network)
         (data,) = decollate_batch({_IMAGE: batch[_IMAGE], _PRED: batch[_PRED].cpu()})
         return cast(dict[str, Any], data)
 
@@ -149,7 +149,7 @@ class BundleSegmenter(WholeImageSegmenter):
         if tuple(pred.shape[1:]) == grid.shape and torch.allclose(
             affine.cpu().double(), torch.from_numpy(grid.affine).double(), atol=1e-3
         ):
-            return _plain(pred)[0]
+            return cast(npt.NDArray[np.float32], _plain(pred)[0])
         brought, _ = ImageWriter.resample_if_needed(
             _plain(pred)[0],
             affine.cpu().numpy(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +11,8 @@ from scipy import ndimage
 
 from medseg.errors import InputError
 from medseg.geometry import axis_map
-from medseg.runs.nnunet import IntensityProperties, NnunetConfiguration, NnunetPlans
-from medseg.segmenters.nnunet.resampling import Resampling, resampled, resampled_shape
+from medseg.runs.nnunet import IntensityProperties, NnunetConfiguration, NnunetPlans, ResamplingOptions
+from medseg.segmenters.nnunet.resampling import resampled, resampled_shape
 from medseg.volume import Volume
 
 __all__ = ["NORMALIZATIONS", "READERS", "Prepared", "prepare"]
@@ -54,7 +53,7 @@ class Prepared:
     after_mm: tuple[float, ...]
 
     def restored(
-        self, scores: npt.NDArray[np.floating], how: Resampling, outside: Sequence[float]
+        self, scores: npt.NDArray[np.floating], how: ResamplingOptions, outside: Sequence[float]
     ) -> npt.NDArray[np.float32]:
         """Class scores on the image's own grid.
 
@@ -104,15 +103,8 @@ def prepare(image: Volume, plans: NnunetPlans, configuration: NnunetConfiguratio
         within = inside if configuration.use_mask_for_norm[channel] else None
         NORMALIZATIONS[scheme](cropped[channel], within, facts)
     shape = resampled_shape(cropped.shape[1:], before, after)
-    how = Resampling(**spline_options(configuration.resampling_fn_data_kwargs))
-    found = resampled(cropped, shape, before, after, how)
+    found = resampled(cropped, shape, before, after, configuration.resampling_fn_data_kwargs)
     return Prepared(found, image, axcodes, order, array.shape[1:], crop, before, after)
-
-
-def spline_options(options: dict[str, Any]) -> dict[str, Any]:
-    """What ``Resampling`` takes of nnU-Net's options."""
-    names = ("order", "order_z", "force_separate_z")
-    return {name: options[name] for name in names if name in options}
 
 
 def _body(array: Array) -> npt.NDArray[np.bool_]:

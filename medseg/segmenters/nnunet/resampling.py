@@ -3,52 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-__all__ = ["Resampling", "resampled", "resampled_shape"]
+from medseg.runs.nnunet import ResamplingOptions
+
+__all__ = ["resampled", "resampled_shape", "thick_axis"]
+
+Order: TypeAlias = Literal[0, 1, 2, 3, 4, 5]
 
 _ANISOTROPIC = 3.0
 """Longest over shortest side of a voxel, above which slices are thick."""
 
 
-@dataclass(frozen=True)
-class Resampling:
-    """How values between voxels are found.
+def thick_axis(how: ResamplingOptions, before_mm: Sequence[float], after_mm: Sequence[float]) -> int | None:
+    """The axis across thick slices, if there is one.
 
-    Attributes:
-        order: Of the splines.
-        order_z: Between slices, where these are thick; 0 takes the nearest.
-        force_separate_z: Whether slices are taken to be thick; ``None`` looks at the spacings.
+    Example:
+        >>> how = ResamplingOptions()
+        >>> thick_axis(how, (5.0, 1.0, 1.0), (1.0, 1.0, 1.0)), thick_axis(how, (1, 1, 1), (2, 1, 1))
+        (0, None)
     """
-
-    order: int = 3
-    order_z: int = 0
-    force_separate_z: bool | None = None
-
-    def thick_axis(self, before_mm: Sequence[float], after_mm: Sequence[float]) -> int | None:
-        """The axis across thick slices, if there is one.
-
-        Example:
-            >>> how = Resampling()
-            >>> how.thick_axis((5.0, 1.0, 1.0), (1.0, 1.0, 1.0)), how.thick_axis((1, 1, 1), (2, 1, 1))
-            (0, None)
-        """
-        if self.force_separate_z is False:
+    if how.force_separate_z is False:
+        return None
+    spacing = before_mm
+    if how.force_separate_z is None:
+        thick = [one for one in (before_mm, after_mm) if max(one) / min(one) > _ANISOTROPIC]
+        if not thick:
             return None
-        if self.force_separate_z:
-            spacing = before_mm
-        else:
-            thick = [one for one in (before_mm, after_mm) if max(one) / min(one) > _ANISOTROPIC]
-            if not thick:
-                return None
-            spacing = thick[0]
-        longest = [axis for axis, length in enumerate(spacing) if max(spacing) / length == 1]
-        return longest[0] if len(longest) == 1 else None
+        spacing = thick[0]
+    longest = [axis for axis, length in enumerate(spacing) if max(spacing) / length == 1]
+    return longest[0] if len(longest) == 1 else None
 
 
 def resampled_shape(
@@ -69,7 +57,7 @@ def resampled(
     shape: Sequence[int],
     before_mm: Sequence[float],
     after_mm: Sequence[float],
-    how: Resampling,
+    how: ResamplingOptions,
 ) -> npt.NDArray[Any]:
     """Bring an array to another shape over the same extent, as nnU-Net's ``resample_data_or_seg_to_shape``.
 
@@ -86,7 +74,7 @@ def resampled(
     wanted = tuple(shape)
     if array.shape[1:] == wanted:
         return array
-    axis = how.thick_axis(before_mm, after_mm)
+    axis = thick_axis(how, before_mm, after_mm)
     result = np.empty((array.shape[0], *wanted), array.dtype)
     for channel, values in enumerate(array):
         precise = values.astype(np.float64)
@@ -98,7 +86,7 @@ def resampled(
 
 
 def _by_slices(
-    values: npt.NDArray[np.float64], shape: tuple[int, ...], axis: int, how: Resampling
+    values: npt.NDArray[np.float64], shape: tuple[int, ...], axis: int, how: ResamplingOptions
 ) -> npt.NDArray[np.float64]:
     """Each slice in its plane, then across the slices."""
     plane = tuple(size for index, size in enumerate(shape) if index != axis)
@@ -116,7 +104,9 @@ def _by_slices(
     return found
 
 
-def _resized(values: npt.NDArray[np.float64], shape: tuple[int, ...], order: int) -> npt.NDArray[np.float64]:
+def _resized(
+    values: npt.NDArray[np.float64], shape: tuple[int, ...], order: Order
+) -> npt.NDArray[np.float64]:
     """Splines over voxels' extents, with the border's values beyond it, within the range of all values."""
     if values.shape == shape and order <= 1:
         return values

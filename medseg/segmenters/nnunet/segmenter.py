@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from medseg.networks.nnunet import NnunetUNet
 from medseg.runs.nnunet import NnunetConfiguration, NnunetFolder, NnunetPlans
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.nnunet.architecture import build_nnunet
-from medseg.segmenters.nnunet.preprocessing import NORMALIZATIONS, READERS, prepare, spline_options
-from medseg.segmenters.nnunet.resampling import Resampling
+from medseg.segmenters.nnunet.preprocessing import NORMALIZATIONS, READERS, prepare
 from medseg.segmenters.nnunet.windows import windowed_logits
 from medseg.segmenters.weights import load_all_weights, read_checkpoint
 from medseg.segmenters.whole_image import WholeImageSegmenter
@@ -87,10 +87,10 @@ class NnunetSegmenter(WholeImageSegmenter):
         """See ``WholeImageSegmenter``."""
         prepared = prepare(image, self.plans, self.configuration)
         logits = self._logits(torch.from_numpy(np.ascontiguousarray(prepared.array))).numpy()
-        how = Resampling(**spline_options(self.configuration.resampling_fn_probabilities_kwargs))
+        how = self.configuration.resampling_fn_probabilities_kwargs
         outside = [0.0] + [_OUTSIDE] * (len(self.labels) - 1)
         scores = torch.from_numpy(prepared.restored(logits, how, outside))
-        return torch.log_softmax(scores, dim=0).numpy()  # type: ignore[no-any-return]
+        return torch.log_softmax(scores, dim=0).numpy()
 
     def working_bytes(self, grid: Grid) -> Mapping[str, int]:
         """See ``WholeImageSegmenter``; a window's activations are not counted."""
@@ -238,4 +238,7 @@ def _checkpoint(path: Path) -> _Checkpoint:
 def _numbers() -> list[Any]:
     """NumPy's numbers, which nnU-Net keeps its losses as: how they are made again holds no code."""
     kinds = [np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "bool")]
-    return [np._core.multiarray.scalar, np.dtype, *(type(kind) for kind in kinds)]
+    scalar = import_module("numpy._core.multiarray").scalar
+    # It has two names: that of NumPy 1 and that of NumPy 2.
+    named = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*named, np.dtype, *(type(kind) for kind in kinds)]

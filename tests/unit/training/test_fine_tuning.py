@@ -156,11 +156,11 @@ def test_wrapped_weights_are_recognised(
 
 
 def test_a_name_s_own_prefix_stays() -> None:
-    from medseg.training.fine_tuning import _named_like
+    from medseg.segmenters.weights import named_like
 
     stored = {"model.0.weight": torch.ones(1)}
-    assert _named_like(stored, stored) == stored
-    assert _named_like({"0.weight": torch.ones(1)}, stored).keys() == {"0.weight"}
+    assert named_like(stored, stored) == stored
+    assert named_like({"0.weight": torch.ones(1)}, stored).keys() == {"0.weight"}
 
 
 def test_what_fits_nowhere_is_refused(source: Source, tmp_path: Path) -> None:
