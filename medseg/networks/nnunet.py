@@ -326,6 +326,7 @@ class NnunetUNet(nn.Module):
     ) -> None:
         super().__init__()
         common = blocks or NnunetBlocks()
+        self.spatial_dims = common.spatial_dims
         kernels = [common.whole(kernel) for kernel in kernel_sizes]
         steps = [common.whole(stride) for stride in strides]
         self.encoder = _Encoder(

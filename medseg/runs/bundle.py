@@ -14,6 +14,7 @@ it was made from, so that it can be read as a run. Others say by MONAI's configu
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.files import read_json
+from medseg.labels import LabelScheme
 from medseg.runs.documents import load_json, read_yaml
 from medseg.runs.plan import Plan
 from medseg.runs.postprocess import PostprocessChoice
@@ -199,6 +201,33 @@ class BundleFolder:
         """The classes that the metadata say the network's channels are; ``None`` where they do not."""
         found = channel_names(self.metadata() or {}, "outputs", "pred")
         return None if found is None else tuple(found.values())
+
+    def labels(self) -> LabelScheme:
+        """The classes that its label maps hold.
+
+        Raises:
+            BundleError: They are not told, or in contradictions.
+        """
+        if self.is_run:
+            return self.plan().labels
+        names = self.class_names()
+        if names is None:
+            raise BundleError(
+                "metadata.json does not name the classes", where=self.name, fix="add channel_def to its pred"
+            )
+        return self.labels_of(names)
+
+    def labels_of(self, names: Sequence[str]) -> LabelScheme:
+        """The classes of a prediction whose channels have these names; a single channel is a structure's.
+
+        Raises:
+            BundleError: Two have one name.
+        """
+        try:
+            return LabelScheme.from_names({1: names[0]} if len(names) == 1 else dict(enumerate(names)))
+        except ConfigError as error:
+            what = f"metadata.json names the classes so that {error.what}"
+            raise BundleError(what, where=self.name, fix="correct its channel_def") from error
 
     def scripts(self) -> tuple[str, ...]:
         """Python files anywhere in it, as paths within it."""

@@ -24,7 +24,7 @@ from medseg.segmenters.weights import load_all_weights, named_like, read_any_wei
 from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
 from medseg.volume import Volume
 
-__all__ = ["BundleSegmenter", "load_bundle_segmenter"]
+__all__ = ["BundleSegmenter", "load_bundle_segmenter", "without_content"]
 
 _IMAGE, _PRED = "image", "pred"
 _COPIES = 3
@@ -213,10 +213,10 @@ def load_bundle_segmenter(
     load_all_weights(
         parts.network, stored, bundle.name, of="bundle's network", fix="download the bundle again"
     )
-    require_network_as_told(_without_content(parts.network), told, bundle.name)
+    require_network_as_told(without_content(parts.network), told, bundle.name)
     return BundleSegmenter(
         parts,
-        _labels(told, bundle.name),
+        bundle.labels_of(told.class_names or tuple(f"class {index}" for index in range(told.classes))),
         told.channel_names or tuple(f"channel {index}" for index in range(told.channels)),
         compute=compute,
         name=bundle.name,
@@ -224,20 +224,6 @@ def load_bundle_segmenter(
         max_ram_bytes=max_ram_bytes,
         shared_by=shared_by,
     )
-
-
-def _labels(told: NetworkFormat, where: str) -> LabelScheme:
-    """Classes by the prediction's channels; a single channel is the one structure's."""
-    names = told.class_names or tuple(f"class {index}" for index in range(told.classes))
-    values = {1: names[0]} if len(names) == 1 else dict(enumerate(names))
-    try:
-        return LabelScheme.from_names(values)
-    except ConfigError as error:
-        raise BundleError(
-            f"metadata.json names the classes so that {error.what}",
-            where=where,
-            fix="correct its channel_def",
-        ) from error
 
 
 def _require_one_class_a_voxel(parts: Configured, told: NetworkFormat, where: str) -> None:
@@ -293,7 +279,7 @@ def _plain(tensor: Any) -> npt.NDArray[np.float32]:
     return array.astype(np.float32, copy=False)
 
 
-def _without_content(network: nn.Module) -> nn.Module:
+def without_content(network: nn.Module) -> nn.Module:
     """The same network on the meta device: shapes and no content."""
     memo = {id(tensor): tensor.to("meta") for tensor in network.buffers()}
     for parameter in network.parameters():

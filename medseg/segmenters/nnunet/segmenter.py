@@ -28,7 +28,7 @@ from medseg.segmenters.weights import load_all_weights, read_checkpoint
 from medseg.segmenters.whole_image import WholeImageSegmenter
 from medseg.volume import Volume
 
-__all__ = ["NnunetSegmenter", "load_nnunet"]
+__all__ = ["NnunetParts", "NnunetSegmenter", "load_nnunet", "nnunet_parts"]
 
 _BY_NNUNET = "predict by nnU-Net itself"
 _DAMAGED = "copy the checkpoint again"
@@ -168,30 +168,61 @@ def load_nnunet(
             where="--postprocess",
             fix="say what shall be done",
         )
-    read = [_checkpoint(path) for path in checkpoints]
-    plans, dataset = model.plans(), model.dataset()
-    try:
-        configuration = plans.configuration(read[0].configuration)
-        labels = dataset.scheme()
-        _require_reproducible(plans, configuration, len(dataset.channels))
-        network = build_nnunet(configuration.architecture, len(dataset.channels), len(labels))
-    except ConfigError as error:
-        raise BundleError(error.what, where=model.path, fix=error.fix) from error
-    for found, path in zip(read, checkpoints, strict=True):
-        load_all_weights(network, found.weights, path, of="model's plans", fix=_DAMAGED)
+    parts = nnunet_parts(model, checkpoints[0])
+    weights = [parts.weights, *(_checkpoint(path).weights for path in checkpoints[1:])]
+    for found, path in zip(weights, checkpoints, strict=True):
+        load_all_weights(parts.network, found, path, of="model's plans", fix=_DAMAGED)
     return NnunetSegmenter(
-        network,
-        [found.weights for found in read],
-        plans=plans,
-        configuration=configuration,
-        mirrored_axes=_axes_within(read[0].mirrored_axes, configuration, checkpoints[0]),
-        labels=labels,
-        channel_names=dataset.channels,
+        parts.network,
+        weights,
+        plans=parts.plans,
+        configuration=parts.configuration,
+        mirrored_axes=parts.mirrored_axes,
+        labels=parts.labels,
+        channel_names=parts.channel_names,
         compute=compute,
         postprocess=postprocess,
         max_ram_bytes=max_ram_bytes,
         shared_by=shared_by,
     )
+
+
+@dataclass(frozen=True)
+class NnunetParts:
+    """What a model's documents and one checkpoint say, proven to be what medseg reproduces.
+
+    Attributes:
+        network: Without weights.
+        weights: Of the checkpoint.
+        plans: Of the model.
+        configuration: The one that was trained.
+        mirrored_axes: Of the window.
+        labels: The classes.
+        channel_names: The channels of an image.
+    """
+
+    network: NnunetUNet
+    weights: dict[str, Tensor]
+    plans: NnunetPlans
+    configuration: NnunetConfiguration
+    mirrored_axes: tuple[int, ...]
+    labels: LabelScheme
+    channel_names: tuple[str, ...]
+
+
+def nnunet_parts(model: NnunetFolder, checkpoint: Path) -> NnunetParts:
+    """Read a model's documents and one of its checkpoints; errors as ``load_nnunet``'s."""
+    read = _checkpoint(checkpoint)
+    plans, dataset = model.plans(), model.dataset()
+    try:
+        configuration = plans.configuration(read.configuration)
+        labels = dataset.scheme()
+        _require_reproducible(plans, configuration, len(dataset.channels))
+        network = build_nnunet(configuration.architecture, len(dataset.channels), len(labels))
+    except ConfigError as error:
+        raise BundleError(error.what, where=model.path, fix=error.fix) from error
+    axes = _axes_within(read.mirrored_axes, configuration, checkpoint)
+    return NnunetParts(network, read.weights, plans, configuration, axes, labels, dataset.channels)
 
 
 def _require_reproducible(plans: NnunetPlans, configuration: NnunetConfiguration, channels: int) -> None:
