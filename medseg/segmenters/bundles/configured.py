@@ -67,10 +67,10 @@ def configured(bundle: BundleFolder, *, trust: bool) -> Configured:
             fix="name it as MONAI's model zoo does",
         )
     parts = tuple(name for name in (network, _PREPROCESSING, _INFERER, _POSTPROCESSING) if name in config)
+    if not trust:
+        require_trust(bundle, config, referred(config, parts), _of_files(config, parts))
     config = {name: _without_files(value) if name in parts else value for name, value in config.items()}
     used = referred(config, parts)
-    if not trust:
-        require_trust(bundle, config, used)
     with _explained(bundle), _scripts_of(bundle, trust=trust):
         made = _made(config | {_ROOT: str(bundle.path)} if trust else used, parts, bundle, trust=trust)
     if not isinstance(made[network], nn.Module) or not callable(made[_INFERER]):
@@ -103,6 +103,17 @@ def _without_files(part: Any) -> Any:
     if not isinstance(part, Mapping) or not isinstance(part.get("transforms"), list):
         return part
     return {**part, "transforms": [entry for entry in part["transforms"] if not _is_of_files(entry)]}
+
+
+def _of_files(config: Mapping[str, Any], parts: tuple[str, ...]) -> list[str]:
+    """Where the transforms stand that ``_without_files`` leaves out."""
+    return [
+        f"{name}#transforms#{index}"
+        for name in parts
+        if _without_files(config[name]) is not config[name]
+        for index, entry in enumerate(config[name]["transforms"])
+        if _is_of_files(entry)
+    ]
 
 
 def _is_of_files(entry: Any) -> bool:

@@ -9,7 +9,7 @@ compute.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -47,7 +47,9 @@ _TRANSFORMS = {
 _MONAI = {"Compose"} | _NETWORKS | _INFERERS | _TRANSFORMS | {f"{name}d" for name in _TRANSFORMS}
 
 
-def require_trust(bundle: BundleFolder, config: Mapping[str, Any], used: Mapping[str, Any]) -> None:
+def require_trust(
+    bundle: BundleFolder, config: Mapping[str, Any], used: Mapping[str, Any], left_out: Collection[str]
+) -> None:
     """Refuse a bundle that would execute something of its own, naming all of it.
 
     Args:
@@ -55,11 +57,13 @@ def require_trust(bundle: BundleFolder, config: Mapping[str, Any], used: Mapping
         config: Its whole configuration, in which no expression may stand: MONAI evaluates imports wherever
             they are.
         used: The part that objects are made of.
+        left_out: Places in it that no object is made of.
 
     Raises:
         BundleError: It would; the error lists everything.
     """
-    found = [*_code(config), *_foreign(used)]
+    places = [*_code(config), *_foreign(used)]
+    found = [what for place, what in places if not any(f"{place}#".startswith(f"{p}#") for p in left_out)]
     if not found:
         return
     if any("scripts" in entry for entry in found):
@@ -132,17 +136,17 @@ def without_side_effects(found: Any) -> bool:
     return found.__module__.startswith("medseg.") and issubclass(found, nn.Module | Inferer | Transform)
 
 
-def _code(config: Any) -> Iterator[str]:
-    """Expressions, files that are taken in, and names from elsewhere, each with its place."""
+def _code(config: Any) -> Iterator[tuple[str, str]]:
+    """Places of expressions, of files taken in, and of names from elsewhere, and what is told of each."""
     for place, key, text in _strings(config):
         if text.startswith("$"):
-            yield f"{place}: {text!r}"
+            yield place, f"{place}: {text!r}"
         elif text.startswith("%"):
-            yield f"{place}: takes in {text!r}"
+            yield place, f"{place}: takes in {text!r}"
         elif key == TARGET and not _is_known_package(text):
-            yield f"{place}: calls {text!r}"
+            yield place, f"{place}: calls {text!r}"
         elif key == _MODE and text not in ("default", "callable"):
-            yield f"{place}: {text!r}"
+            yield place, f"{place}: {text!r}"
 
 
 def _is_known_package(target: str) -> bool:
@@ -150,13 +154,13 @@ def _is_known_package(target: str) -> bool:
     return _NAME.fullmatch(target) is not None and ("." not in target or target.startswith(_PREFIXES))
 
 
-def _foreign(used: Any) -> Iterator[str]:
-    """Names in what is used that are not known to be harmless."""
+def _foreign(used: Any) -> Iterator[tuple[str, str]]:
+    """Places of names in what is used that are not known to be harmless, and what is told of each."""
     for place, key, text in _strings(used):
         if key == TARGET and _NAME.fullmatch(text) and not without_side_effects(located(text)):
-            yield f"{place}: calls {text!r}"
+            yield place, f"{place}: calls {text!r}"
     for place, target in _targets_that_are_no_text(used):
-        yield f"{place}: calls {target!r}"
+        yield place, f"{place}: calls {target!r}"
 
 
 def _strings(config: Any, place: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:
