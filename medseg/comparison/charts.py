@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Theme", "bland_altman", "distribution", "draw_chart", "palette"]
+__all__ = ["Theme", "bland_altman", "distribution", "draw_chart", "palette", "plain", "short", "style"]
 
 Colour = tuple[float, float, float]
 FloatArray = npt.NDArray[np.float64]

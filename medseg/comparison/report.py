@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from medseg.comparison.comparison_report import comparison_page
 from medseg.comparison.evaluation_folder import EvaluationFolder
 from medseg.comparison.evaluation_report import evaluation_page
+from medseg.comparison.folder import SETTINGS_JSON, ComparisonFolder
 from medseg.comparison.page import require_report_packages, write_page
 from medseg.errors import InputError
 from medseg.evaluation.tables import INSTANCES_CSV, METRICS_CSV
@@ -23,10 +25,10 @@ def write_report(
     images: str | os.PathLike[str] | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write the report of an evaluation as one HTML file that needs nothing else.
+    """Write the report of an evaluation or a comparison as one HTML file that needs nothing else.
 
     Args:
-        folder: What ``medseg evaluate`` wrote.
+        folder: What ``medseg evaluate`` or ``medseg compare`` wrote.
         out: The file; by default ``report.html`` in the folder.
         images: Folder of the cases' images, to draw on; by default the one that the evaluation drew on.
         title: Above everything; by default the folder's name.
@@ -44,12 +46,17 @@ def write_report(
     path = Path(folder)
     target = path / REPORT_HTML if out is None else Path(out)
     if not path.is_dir():
-        raise InputError("is no folder", where=path, fix="give the --out folder of an evaluation")
+        raise InputError("is no folder", where=path, fix="give the folder that 'medseg evaluate' wrote")
+    if (path / SETTINGS_JSON).is_file():
+        write_page(comparison_page(ComparisonFolder.open(path), images, title), target)
+        return target
     if not (path / METRICS_CSV).is_file():
         instances = (path / INSTANCES_CSV).is_file()
         what = (
             "holds scores of objects, of which no report is made" if instances else f"holds no {METRICS_CSV}"
         )
-        raise InputError(what, where=path, fix="give the --out folder of 'medseg evaluate'")
+        raise InputError(
+            what, where=path, fix="give the --out folder of 'medseg evaluate' or 'medseg compare'"
+        )
     write_page(evaluation_page(EvaluationFolder.open(path), images, title), target)
     return target
