@@ -21,7 +21,7 @@ from medseg.comparison.page import (
 )
 from medseg.comparison.tables import Findings
 
-__all__ = ["cost_tables", "failure_blocks", "main_table", "rank_blocks", "paired_blocks"]
+__all__ = ["cost_tables", "failure_blocks", "main_table", "paired_blocks", "rank_blocks"]
 
 _MOST_ROWS = 20
 _SIGNIFICANT = 0.05
@@ -67,7 +67,7 @@ def main_table(findings: Findings, summary: Mapping[str, Any]) -> Table:
         "method",
         "Dice, mean [95 %]",
         "NSD, mean [95 %]",
-        f"{_told(distance)} mm, mean [95 %]",
+        f"{_told(distance)}, mean [95 %]",
         *([f"Dice {entry.name}" for entry in labels] if 1 < len(labels) <= 8 else []),
         "missed",
         "invented",
@@ -168,8 +168,8 @@ def paired_blocks(findings: Findings) -> list[Block]:
     note = (
         f"Differences are the method minus {baseline}, of means over classes, on the cases that both were "
         "scored on. Wilcoxon's signed-rank test, two-sided; Holm's correction for all tests of the table; "
-        "effect size: matched-pairs rank-biserial correlation. Which is better is told at a corrected level of "
-        "0.05. In the charts, filled points are significant."
+        "effect size: matched-pairs rank-biserial correlation. Which is better is told at a corrected level "
+        "of 0.05. In the charts, filled points are significant."
     )
     return [Charts(drawn), Table(columns, rows, note=note, text_columns=(0, 1, 6))]
 
@@ -212,9 +212,9 @@ def _told(metric: str) -> str:
 
     Example:
         >>> _told("hd95_bound_mm"), _told("nsd")
-        ('HD95', 'NSD')
+        ('HD95 (mm)', 'NSD')
     """
-    return {"dice": "Dice", "nsd": "NSD"}.get(metric, metric.split("_")[0].upper())
+    return {"dice": "Dice", "nsd": "NSD"}.get(metric, f"{metric.split('_')[0].upper()} (mm)")
 
 
 def _scaled(value: float | None, unit: float, digits: int) -> str:

@@ -165,6 +165,8 @@ def trade_off(
     """
 
     def draw(figure: Figure, theme: Theme) -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes = figure.add_subplot()
         style(axes, theme)
         for order, (name, (seconds, score)) in enumerate(points.items()):
@@ -177,8 +179,12 @@ def trade_off(
                 label=short(name),
             )
         axes.set_xscale("log")
-        axes.margins(0.15)
-        axes.set(xlabel=cost, ylabel=measure)
+        axes.margins(y=0.15)
+        seconds_of = [seconds for seconds, _ in points.values()]
+        axes.set(xlabel=cost, ylabel=measure, xlim=(min(seconds_of) / 2.0, 2.0 * max(seconds_of)))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         legend = axes.legend(
             fontsize=8.5, frameon=False, labelcolor=theme.text, loc="center left", bbox_to_anchor=(1.0, 0.5)
         )

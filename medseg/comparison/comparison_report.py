@@ -14,8 +14,8 @@ from medseg.comparison.comparison_blocks import (
     cost_tables,
     failure_blocks,
     main_table,
-    rank_blocks,
     paired_blocks,
+    rank_blocks,
 )
 from medseg.comparison.evaluation_report import volume_charts
 from medseg.comparison.folder import COMPARISON_CSV, SCORES_CSV, ComparisonFolder
@@ -29,6 +29,7 @@ from medseg.evaluation.pairs import find_images
 __all__ = ["comparison_page", "curve_points"]
 
 _PICTURES_OF = 6
+_MOST_VOLUME_CHARTS = 12
 
 
 def comparison_page(
@@ -140,15 +141,20 @@ def _distributions(findings: Findings, colours: Mapping[str, str]) -> list[Block
 
 def _volumes(findings: Findings, colours: Mapping[str, str]) -> list[Block]:
     names = {entry.value: entry.name for entry in findings.folder.dataset.labels.foreground}
-    blocks: list[Block] = []
+    by_method: dict[str, dict[str, list[Score]]] = {}
     for method in findings.main:
-        scores = [score for table in method.by_seed.values() for score in table.scores]
-        by_class: dict[str, list[Score]] = {name: [] for name in names.values()}
-        for score in scores:
-            by_class[names[score.label]].append(score)
-        drawn = volume_charts(by_class, dict.fromkeys(by_class, colours[method.recipe]))
-        blocks.append(Folded(method.recipe, drawn))
-    return blocks
+        found = by_method.setdefault(method.recipe, {})
+        for score in (score for table in method.by_seed.values() for score in table.scores):
+            found.setdefault(f"{method.recipe}: {names[score.label]}", []).append(score)
+    few = sum(map(len, by_method.values())) <= _MOST_VOLUME_CHARTS
+    if few:
+        together = {name: scores for found in by_method.values() for name, scores in found.items()}
+        shade = {name: colours[recipe] for recipe, found in by_method.items() for name in found}
+        return volume_charts(together, shade)
+    return [
+        Folded(recipe, volume_charts(found, dict.fromkeys(found, colours[recipe])))
+        for recipe, found in by_method.items()
+    ]
 
 
 def _pictures(findings: Findings, images: str | os.PathLike[str] | None) -> list[Block]:
