@@ -137,7 +137,7 @@ def training_subset(case_ids: Iterable[str], size: int, seed: int) -> tuple[str,
 
     Example:
         >>> training_subset("abcdef", 2, seed=0), training_subset("abcdef", 3, seed=0)
-        (('a', 'e'), ('a', 'e', 'f'))
+        (('d', 'f'), ('d', 'e', 'f'))
     """
     ids = list(case_ids)
     if not 1 <= size <= len(ids):

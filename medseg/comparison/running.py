@@ -23,7 +23,7 @@ from medseg.labels import LabelScheme
 from medseg.progress import Progress
 from medseg.runs.documents import save_json
 
-__all__ = ["PlannedJob", "Runner", "Scoring"]
+__all__ = ["JobFailed", "PlannedJob", "Runner", "Scoring"]
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PHASES = 3  # fit, predict, score
@@ -53,7 +53,7 @@ class Scoring:
     options: ScoringOptions
 
 
-class _JobFailed(Exception):
+class JobFailed(Exception):
     """A process ended otherwise than it should."""
 
 
@@ -97,7 +97,7 @@ class Runner:
                 return
             try:
                 self._run_job(planned, advance)
-            except _JobFailed as failure:
+            except JobFailed as failure:
                 if self._stopped.is_set():
                     return
                 self.progress.note(f"{planned.key} failed: {failure}")
@@ -118,7 +118,7 @@ class Runner:
             try:
                 self._score(planned)
             except MedsegError as error:
-                raise _JobFailed(f"scoring: {error}") from error
+                raise JobFailed(f"scoring: {error}") from error
         advance(1)
 
     def _call_worker(self, phase: str, folder: JobFolder) -> None:
@@ -127,7 +127,7 @@ class Runner:
         with folder.log(phase).open("wb") as log:
             with self._lock:
                 if self._stopped.is_set():
-                    raise _JobFailed("stopped")
+                    raise JobFailed("stopped")
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment
                 )
@@ -140,7 +140,7 @@ class Runner:
                 if process.stdin is not None:
                     process.stdin.close()
         if code != 0:
-            raise _JobFailed(f"{phase}: {_reason(code, folder.log(phase))}")
+            raise JobFailed(f"{phase}: {_reason(code, folder.log(phase))}")
 
     def _score(self, planned: PlannedJob) -> None:
         folder, scoring = planned.folder, self.scoring
