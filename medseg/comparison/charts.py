@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,18 +12,30 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.comparison.page import Chart, data_uri
+from medseg.files import atomic_path
 from medseg.pictures.figures import figure_type
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Theme", "bland_altman", "distribution", "draw_chart", "palette", "plain", "short", "style"]
+__all__ = [
+    "Theme",
+    "bland_altman",
+    "distribution",
+    "draw_chart",
+    "palette",
+    "plain",
+    "save_png",
+    "short",
+    "style",
+]
 
 Colour = tuple[float, float, float]
 FloatArray = npt.NDArray[np.float64]
 
 _PIXELS_PER_INCH = 96
+_PNG_DPI = 140
 _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.34
 _MOST_VECTOR_POINTS = 4000
@@ -77,6 +90,16 @@ def _svg(draw: Callable[[Figure, Theme], None], size_inches: tuple[float, float]
     with matplotlib.rc_context({"svg.hashsalt": "medseg", "svg.fonttype": "path"}):
         figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
     return data_uri(content.getvalue(), "image/svg+xml")
+
+
+def save_png(
+    draw: Callable[[Figure, Theme], None], size_inches: tuple[float, float], path: str | os.PathLike[str]
+) -> None:
+    """Draw a chart for light surroundings into a ``.png`` file, whole or not at all."""
+    figure = figure_type()(figsize=size_inches, layout="constrained", facecolor=LIGHT.ground)
+    draw(figure, LIGHT)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_PNG_DPI)
 
 
 def style(axes: Axes, theme: Theme) -> None:

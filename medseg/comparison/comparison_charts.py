@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medseg.comparison.charts import Theme, draw_chart, plain, short, style
+from medseg.comparison.charts import Theme, draw_chart, plain, save_png, short, style
 from medseg.comparison.page import Chart
 from medseg.comparison.ranks import MethodRank
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["CurvePoint", "Difference", "differences", "learning_curve", "rank_map", "trade_off"]
+__all__ = [
+    "CurvePoint",
+    "Difference",
+    "differences",
+    "learning_curve",
+    "rank_map",
+    "save_learning_curve",
+    "trade_off",
+]
 
 _WIDTH_INCHES = 4.6
 _ROW_INCHES = 0.34
+_CURVE_INCHES = (6.2, 3.8)
 _MARKERS = "osD^vPX*"
 
 
@@ -104,7 +114,7 @@ class CurvePoint:
 
 
 def learning_curve(
-    curves: Mapping[str, Sequence[CurvePoint]], measure: str, colours: Mapping[str, str], width: float = 6.2
+    curves: Mapping[str, Sequence[CurvePoint]], measure: str, colours: Mapping[str, str]
 ) -> Chart:
     """Scores over the number of training cases, by method, with the intervals of their means.
 
@@ -112,32 +122,47 @@ def learning_curve(
         curves: By method, with rising numbers of cases.
         measure: What is scored.
         colours: By method.
-        width: Of the chart, in inches.
     """
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{point.mean:.3f} with {point.cases:g}" for point in points)
+        for name, points in curves.items()
+    )
+    alt = f"{measure} over training cases. {told}"
+    return draw_chart(_curves(curves, measure, colours), _CURVE_INCHES, alt)
+
+
+def save_learning_curve(
+    path: str | os.PathLike[str],
+    curves: Mapping[str, Sequence[CurvePoint]],
+    measure: str,
+    colours: Mapping[str, str],
+) -> None:
+    """The learning curve as a ``.png`` file, for a page of one's own.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+        ResourceError: The file cannot be written.
+    """
+    save_png(_curves(curves, measure, colours), _CURVE_INCHES, path)
+
+
+def _curves(
+    curves: Mapping[str, Sequence[CurvePoint]], measure: str, colours: Mapping[str, str]
+) -> Callable[[Figure, Theme], None]:
     counts = sorted({point.cases for points in curves.values() for point in points})
 
     def draw(figure: Figure, theme: Theme) -> None:
         axes = figure.add_subplot()
         style(axes, theme)
         for order, (name, points) in enumerate(curves.items()):
+            # A little apart, so that intervals do not hide each other.
             across = [point.cases * 1.015 ** (order - len(curves) / 2) for point in points]
-            means = [point.mean for point in points]
-            spread = [
-                [point.mean - point.low for point in points],
-                [point.high - point.mean for point in points],
-            ]
-            marker = _MARKERS[order % len(_MARKERS)]
-            axes.errorbar(
-                across,
-                means,
-                spread,
-                color=colours[name],
-                marker=marker,
-                markersize=5,
-                linewidth=1.8,
-                elinewidth=1.0,
-                label=short(name),
-            )
+            below = [point.mean - point.low for point in points]
+            above = [point.high - point.mean for point in points]
+            line = axes.errorbar(across, [point.mean for point in points], [below, above], label=short(name))
+            for part in (line[0], *line[2]):
+                part.set_color(colours[name])
+            line[0].set(marker=_MARKERS[order % len(_MARKERS)], markersize=5, linewidth=1.8)
         axes.set_xscale("log")
         axes.set_xticks(counts, [f"{count:g}" for count in counts])
         axes.set_xticks([], minor=True)
@@ -145,11 +170,7 @@ def learning_curve(
         legend = axes.legend(fontsize=9, frameon=False, labelcolor=theme.text)
         plain(legend.get_texts())
 
-    told = "; ".join(
-        f"{name}: " + ", ".join(f"{point.mean:.3f} with {point.cases:g}" for point in points)
-        for name, points in curves.items()
-    )
-    return draw_chart(draw, (width, 3.8), f"{measure} over training cases. {told}")
+    return draw
 
 
 def trade_off(

@@ -19,17 +19,42 @@ from medseg.comparison.comparison_blocks import (
 )
 from medseg.comparison.evaluation_report import volume_charts
 from medseg.comparison.folder import COMPARISON_CSV, SCORES_CSV, ComparisonFolder
-from medseg.comparison.page import Block, Charts, Fact, Folded, Page, Section, Table, Text, fixed
+from medseg.comparison.page import Block, Charts, Fact, Folded, Page, Section, Table, Text, fixed, write_page
 from medseg.comparison.provenance import hash_table, run_blocks, version_table
 from medseg.comparison.results import MethodResult
 from medseg.comparison.tables import Findings
 from medseg.evaluation import Score
 from medseg.evaluation.pairs import find_images
 
-__all__ = ["comparison_page", "curve_points"]
+__all__ = ["LEARNING_CURVE_PNG", "comparison_page", "curve_points", "write_comparison_report"]
+
+LEARNING_CURVE_PNG = "learning_curve.png"
 
 _PICTURES_OF = 6
 _MOST_VOLUME_CHARTS = 12
+
+
+def write_comparison_report(
+    folder: ComparisonFolder,
+    path: Path,
+    images: str | os.PathLike[str] | None = None,
+    title: str | None = None,
+) -> None:
+    """Write the page, and where there are several training sizes, ``learning_curve.png`` beside it.
+
+    Args:
+        folder: What was compared.
+        path: The page.
+        images: As of ``comparison_page``.
+        title: As of ``comparison_page``.
+    """
+    write_page(comparison_page(folder, images, title), path)
+    curves = curve_points(Findings(folder)) if len(folder.settings.sizes) > 1 else {}
+    if curves:
+        file = path.with_name(LEARNING_CURVE_PNG)
+        comparison_charts.save_learning_curve(
+            file, curves, "mean Dice", charts.palette(folder.settings.recipes)
+        )
 
 
 def comparison_page(

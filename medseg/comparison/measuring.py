@@ -15,6 +15,10 @@ import psutil
 __all__ = ["Cost", "Meter"]
 
 _SECONDS_BETWEEN = 0.25
+_LARGEST_SHARE = 0.02
+"""Of the time, that looking at the memory may take: at large processes the system looks for long."""
+
+_TELLS_HIGH_WATER = Path("/proc/self/status").is_file()
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Cost:
 
 
 class Meter:
-    """Measures while it is entered; a thread looks at the memory four times a second.
+    """Measures while it is entered; a thread looks at the memory, four times a second at most.
 
     Peaks of this process itself that are shorter than that are seen all the same, where the system keeps
     its high-water mark (Linux). That mark is of the process's whole life, so each piece of work that is
@@ -86,14 +90,15 @@ class Meter:
 
     def _watch(self) -> None:
         while not self._done.is_set():
+            before = time.thread_time()
             self._look()
-            self._done.wait(_SECONDS_BETWEEN)
+            self._done.wait(max(_SECONDS_BETWEEN, (time.thread_time() - before) / _LARGEST_SHARE))
 
     def _look(self) -> None:
         process = psutil.Process()
-        self._peak_bytes = max(
-            self._peak_bytes, sum(map(_bytes_of, [process, *process.children(recursive=True)]))
-        )
+        others = process.children(recursive=True)
+        if others or not _TELLS_HIGH_WATER:
+            self._peak_bytes = max(self._peak_bytes, sum(map(_bytes_of, [process, *others])))
 
 
 def _bytes_of(process: psutil.Process) -> int:
@@ -109,10 +114,9 @@ def _high_water_bytes() -> int:
 
     Not ``ru_maxrss``: Linux lets a process that was just started begin with its parent's.
     """
-    status = Path("/proc/self/status")
-    if not status.is_file():
+    if not _TELLS_HIGH_WATER:
         return 0
-    for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return 0

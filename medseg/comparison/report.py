@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from medseg.comparison.comparison_report import comparison_page
+from medseg.comparison.comparison_report import write_comparison_report
 from medseg.comparison.evaluation_folder import EvaluationFolder
 from medseg.comparison.evaluation_report import evaluation_page
 from medseg.comparison.folder import SETTINGS_JSON, ComparisonFolder
@@ -48,7 +48,7 @@ def write_report(
     if not path.is_dir():
         raise InputError("is no folder", where=path, fix="give the folder that 'medseg evaluate' wrote")
     if (path / SETTINGS_JSON).is_file():
-        write_page(comparison_page(ComparisonFolder.open(path), images, title), target)
+        write_comparison_report(ComparisonFolder.open(path), target, images, title)
         return target
     if not (path / METRICS_CSV).is_file():
         instances = (path / INSTANCES_CSV).is_file()

@@ -75,7 +75,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_every_method_is_scored_on_every_case_once_and_never_trains_on_it(
     phantoms: Dataset, recipes: dict[str, str], tmp_path: Path
 ) -> None:
-    options = CompareOptions(folds=2, seeds=2)
+    options = CompareOptions(folds=2, seeds=2, jobs=2)
     folder = compare(
         phantoms.source, [recipes["right"], recipes["shifted"]], tmp_path / "out", options=options
     )
@@ -325,3 +325,4 @@ def test_the_report_holds_every_method_and_size_and_what_failed(
             assert f"{row['dice']['mean']:.3f} [" in page
     assert page.count("data:image/png") == 3
     assert "<script" not in page
+    assert (folder.path / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
