@@ -32,7 +32,7 @@ from medseg.evaluation.overlays import rank_cases
 from medseg.evaluation.tables import METRICS_CSV, SUMMARY_JSON
 from medseg.labels import LabelScheme
 
-__all__ = ["evaluation_page", "failure_rows", "volume_charts"]
+__all__ = ["class_table", "evaluation_page", "failure_rows", "volume_charts", "what_was_run"]
 
 _FAILURES = {
     Status.MISSED: "missed",
@@ -66,12 +66,12 @@ def evaluation_page(
         facts=_facts(folder),
         sections=[
             Section("Failures", _failures(table, summary)),
-            Section("Scores", [_class_table(summary, table.options), *_lesions(summary)]),
+            Section("Scores", [class_table(summary, table.options), *_lesions(summary)]),
             Section("Distributions by class", _distributions(table)),
             Section("Volumes", volume_charts(_volumes_by_class(table), _colours(table.labels))),
             Section("Worst, median and best case", _pictures(folder, found)),
             Section("All cases", _cases(table, summary)),
-            Section("What was run", _what_was_run(folder)),
+            Section("What was run", what_was_run(folder)),
         ],
     )
 
@@ -180,7 +180,8 @@ def _notes(summary: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def _class_table(summary: Mapping[str, Any], options: ScoringOptions) -> Table:
+def class_table(summary: Mapping[str, Any], options: ScoringOptions) -> Table:
+    """Means of each class, as a ``summary.json`` holds them."""
     surface = options.surface is not None
     bound, assd = options.column("hd95_bound_mm"), "assd_bound_mm"
     columns = ["structure", "Dice, mean [95 %]", "median", "lowest"]
@@ -346,7 +347,8 @@ def _cases(table: ScoreTable, summary: Mapping[str, Any]) -> list[Block]:
     return [first, Folded(f"{len(rows) - _WORST_SHOWN} more cases", [rest])]
 
 
-def _what_was_run(folder: EvaluationFolder) -> list[Block]:
+def what_was_run(folder: EvaluationFolder) -> list[Block]:
+    """Options, versions, hashes, and the run that predicted."""
     summary = folder.summary
     rows = [
         [name, str(summary[key])]

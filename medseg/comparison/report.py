@@ -10,7 +10,9 @@ from medseg.comparison.evaluation_folder import EvaluationFolder
 from medseg.comparison.evaluation_report import evaluation_page
 from medseg.comparison.folder import SETTINGS_JSON, ComparisonFolder
 from medseg.comparison.page import require_report_packages, write_page
+from medseg.comparison.pair_report import PairFolder, pair_page
 from medseg.errors import InputError
+from medseg.evaluation.comparison import COMPARISON_JSON
 from medseg.evaluation.tables import INSTANCES_CSV, METRICS_CSV
 
 __all__ = ["REPORT_HTML", "write_report"]
@@ -49,6 +51,9 @@ def write_report(
         raise InputError("is no folder", where=path, fix="give the folder that 'medseg evaluate' wrote")
     if (path / SETTINGS_JSON).is_file():
         write_comparison_report(ComparisonFolder.open(path), target, images, title)
+        return target
+    if (path / COMPARISON_JSON).is_file():
+        write_page(pair_page(PairFolder.open(path), images, title), target)
         return target
     if not (path / METRICS_CSV).is_file():
         instances = (path / INSTANCES_CSV).is_file()

@@ -6,6 +6,7 @@ import base64
 import re
 import shutil
 import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 
 from medseg.comparison import write_report
 from medseg.errors import ConfigError, InputError
+from medseg.evaluation import ScoringOptions, compare_folders, evaluate_folders
 from medseg.evaluation.tables import read_metrics
 from medseg.files import read_json, write_json
 
@@ -133,6 +135,27 @@ def test_what_is_no_evaluation_is_refused(evaluation: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="is not the summary of an evaluation"):
         write_report(folder)
     assert not (folder / "report.html").exists()
+
+
+def test_two_predictions_are_reported_side_by_side(evaluation: Path, tmp_path: Path) -> None:
+    folder = evaluation.parent
+    (tmp_path / "again").symlink_to(folder / "predictions")
+    comparison = compare_folders(
+        [folder / "predictions", tmp_path / "again"],
+        folder / "labels",
+        tmp_path / "both",
+        evaluate_one=partial(evaluate_folders, options=ScoringOptions(surface=None)),
+    )
+    found = read(write_report(tmp_path / "both", images=folder / "images"))
+    assert [text.split("\n")[1] for text in found.sections][:2] == ["Failures", "Which is better"]
+    for entry in comparison.compared:
+        assert f"{entry.first_mean:.3f}" in found.sections[1]
+    assert "neither" in found.sections[1]
+    assert MARKUP in found.sections[0]
+    assert sum(address.startswith("data:image/png") for address in found.addresses) == 3
+    write_json({"names": ["predictions", "again"]}, tmp_path / "both" / "comparison.json")
+    with pytest.raises(InputError, match=r"is not the comparison of two evaluations \('compared' is missing"):
+        write_report(tmp_path / "both")
 
 
 def test_a_missing_package_is_named(evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
