@@ -122,6 +122,8 @@ def _groups(volumes: Sequence[DicomVolume], *, stack: bool) -> tuple[list[Group]
 
 
 def _why_not_stacked(volumes: Sequence[DicomVolume]) -> str | None:
+    if len({volume.channels for volume in volumes}) > 1:
+        return "some hold colours, others intensities"
     grids = [volume.grid for volume in volumes if volume.grid is not None]
     differences = (grids[0].difference(grid) for grid in grids[1:])
     return next((found for found in differences if found is not None), None)
@@ -141,7 +143,7 @@ def _convert(
         reasons=tuple(dict.fromkeys(finding.reason.value for finding in findings)),
         shape=() if grid is None else grid.shape,
         spacing_mm=() if grid is None else grid.spacing_mm,
-        channels=len(group),
+        channels=sum(volume.channels for volume in group),
         file=out.name,
         notes=notes,
         label=volume_label(group[0]),
@@ -166,12 +168,12 @@ def _read(group: Group, progress: Progress) -> Volume:
     if len(group) == 1:
         return first
     others = [read_dicom_volume(volume, progress=progress) for volume in group[1:]]
-    arrays = [volume.array for volume in (first, *others)]
+    arrays = [channel for volume in (first, *others) for channel in volume.array]
     dtype = np.result_type(*arrays)
     # Channels slowest, columns fastest, as each volume and the file have them.
-    stacked = np.empty((len(group), *first.grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
-    for channel, array in enumerate(arrays):
-        stacked[channel] = array[0]
+    stacked = np.empty((len(arrays), *first.grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[...] = array
     return Volume(stacked, first.grid)
 
 

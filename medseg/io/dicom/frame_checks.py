@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from medseg.geometry import SHEAR_TOLERANCE
+from medseg.io.dicom.colours import COLOUR_MODELS
 from medseg.io.dicom.frames import Frame
 from medseg.io.dicom.stack import is_complete, is_usable_length, is_usable_place
 from medseg.io.dicom.verdict import Finding, Reason, Status
@@ -44,13 +45,30 @@ def same_spacing(one: Frame, other: Frame) -> bool:
 
 
 def _colours(frames: Sequence[Frame]) -> Finding | None:
+    unknown = [frame for frame in frames if not _is_grey(frame) and not _is_coloured(frame)]
+    if not unknown and not all(map(_is_grey, frames)):
+        return Finding(
+            Reason.COLOURS,
+            Status.OK,
+            "voxels are colours, not intensities",
+            "red, green and blue become channels",
+            {"channels": 3},
+        )
     return _refused(
         Reason.COLOURS,
-        [frame for frame in frames if frame.samples != 1],
+        unknown,
         frames,
-        "hold colours, not intensities",
-        "choose the series that the scanner reconstructed",
+        f"hold colours that cannot be read ({', '.join(sorted({frame.photometric for frame in unknown}))})",
+        "choose the series that the scanner reconstructed, or export it as RGB",
     )
+
+
+def _is_grey(frame: Frame) -> bool:
+    return frame.samples == 1 and frame.photometric.startswith("MONOCHROME")
+
+
+def _is_coloured(frame: Frame) -> bool:
+    return frame.samples == 3 and frame.photometric in COLOUR_MODELS
 
 
 def _truncated(frames: Sequence[Frame]) -> Finding | None:

@@ -20,6 +20,7 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codec_messages import codec_messages
 from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
+from medseg.io.dicom.colours import red_green_blue
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
 from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
@@ -69,7 +70,8 @@ class StoredPlanes:
             numbers: Which, from 0.
 
         Yields:
-            The number, and the plane: shape (rows, columns), in the format's type. It may be read-only.
+            The number, and the plane: shape (rows, columns), of colours (rows, columns, 3), in the format's
+            type. It may be read-only.
 
         Raises:
             InputError: The file is truncated or damaged, or a plane decodes to another size.
@@ -95,8 +97,11 @@ class StoredPlanes:
         swaps = self._pixels.swaps_pairs and stored.itemsize == 1
         for number in numbers:
             data = self._swapped(number) if swaps else self._bytes(number * count, count)
-            plane = np.frombuffer(data, stored).reshape(self.format.rows, self.format.columns)
-            yield number, self.format.meant(plane)
+            values = self.format.meant(np.frombuffer(data, stored))
+            if self.format.samples > 1:
+                yield number, red_green_blue(values, self.format)
+            else:
+                yield number, values.reshape(self.format.rows, self.format.columns)
 
     def _bytes(self, offset: int, count: int) -> bytes:
         self._source.seek(self._pixels.offset + offset)
@@ -133,17 +138,19 @@ class StoredPlanes:
         options: dict[str, Any] = {
             "rows": form.rows,
             "columns": form.columns,
-            "samples_per_pixel": 1,
+            "samples_per_pixel": form.samples,
             "number_of_frames": 1,
-            "photometric_interpretation": "MONOCHROME2",
+            "photometric_interpretation": form.photometric,
             "bits_allocated": 8 * form.dtype.itemsize,
             "bits_stored": form.bits_stored,
             "pixel_representation": int(form.dtype.kind == "i"),
         }
+        if form.samples > 1:
+            options["planar_configuration"] = int(form.planar)
         stream = encapsulate([data], has_bot=False)
         with codec_messages() if self._plugin == "gdcm" else nullcontext(()) as messages:
             plane, _ = self._decoder.as_array(
-                stream, index=0, raw=True, decoding_plugin=self._plugin, **options
+                stream, index=0, raw=form.samples == 1, decoding_plugin=self._plugin, **options
             )
         if messages:
             raise InputError(
@@ -163,10 +170,10 @@ class StoredPlanes:
             )
         if not is_whole(data):
             raise InputError("a plane ends too early", where=self.path, fix="copy or export it again")
-        if stream != Codestream(self.format.rows, self.format.columns, 1):
+        if stream != Codestream(self.format.rows, self.format.columns, self.format.samples):
             raise InputError(
                 f"a compressed plane has {stream.rows}x{stream.columns} voxels of {stream.components} "
-                f"values, the header says {self.format.rows}x{self.format.columns} of 1",
+                f"values, the header says {self.format.rows}x{self.format.columns} of {self.format.samples}",
                 where=self.path,
                 fix="export it again",
             )
@@ -187,7 +194,7 @@ def open_planes(path: Path, transfer_syntax_uid: str) -> Iterator[StoredPlanes]:
         The planes.
 
     Raises:
-        InputError: The file is damaged or truncated, holds colours or voxels of an unknown kind, or no codec
+        InputError: The file is damaged or truncated, holds voxels or colours of an unknown kind, or no codec
             for its transfer syntax is installed.
         ResourceError: It may not be read.
     """

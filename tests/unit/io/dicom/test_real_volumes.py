@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from medseg.errors import GeometryError, InputError
+from medseg.errors import InputError
+from medseg.geometry import Grid
 from medseg.io import read_volume
 from medseg.io.dicom import DicomVolume, Status, scan_dicom
 from medseg.io.dicom.volumes import read_dicom_volume
@@ -51,10 +53,14 @@ def test_classic_series(test_data: Path, name: str) -> None:
     require_equal(read_dicom_volume(only_volume(folder)), reference)
 
 
-def test_colours_are_refused(test_data: Path) -> None:
-    volume = only_volume(test_data / "dicom" / "dicom2nifti" / "generic" / "rgb" / "001")
-    with pytest.raises(GeometryError, match="colours"):
-        read_dicom_volume(volume)
+def test_colours(test_data: Path) -> None:
+    folder = test_data / "dicom" / "dicom2nifti" / "generic" / "rgb"
+    volume = only_volume(folder / "001")
+    assert volume.verdict.status is Status.OK
+    image = nib.load(folder / "001_ground_truth.nii.gz")
+    stored = np.asanyarray(image.dataobj)
+    colours = np.stack([stored[name] for name in ("R", "G", "B")])
+    require_equal(read_dicom_volume(volume), Volume(colours, Grid(stored.shape, image.affine)))
 
 
 @pytest.mark.parametrize("number", MOSAICS)
