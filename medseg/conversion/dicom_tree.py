@@ -14,7 +14,7 @@ from medseg.conversion.report import ConversionReport, ConvertedVolume, Outcome
 from medseg.conversion.sidecar import describe, is_same_volume, sidecar_path, source_of
 from medseg.conversion.writing import write_and_compare
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.files import require_writable_folder, sha256_of, write_json
+from medseg.files import remove_partials_of, require_writable_folder, sha256_of, write_json
 from medseg.io.dicom import DicomScan, DicomVolume, Repairs, Status, scan_dicom
 from medseg.io.dicom.names import REPORT_STEM, volume_label, volume_names
 from medseg.io.dicom.volumes import read_dicom_volume, require_accepted
@@ -89,6 +89,7 @@ def convert_to_folder(
         for index, (group, name) in enumerate(zip(track(groups, "volumes", progress), names, strict=True))
     ]
     report = _report(scan, converted)
+    remove_partials_of(out / f"{REPORT_STEM}.json")
     write_json(report.as_dict(), out / f"{REPORT_STEM}.json")
     return report
 
@@ -179,6 +180,7 @@ def _read(group: Group, progress: Progress) -> Volume:
 
 def _write(image: Volume, group: Group, source: list[dict[str, Any]], out: Path, *, keep_names: bool) -> None:
     def write_sidecar(written: Path) -> None:
+        remove_partials_of(sidecar_path(out))
         told = describe(image, group, source, sha256_of(written), keep_names=keep_names)
         write_json(told, sidecar_path(out))
 

@@ -14,7 +14,7 @@ from medseg.conversion.report import ConversionReport, ConvertedVolume, Outcome
 from medseg.conversion.sidecar import sidecar_path
 from medseg.conversion.writing import write_and_compare
 from medseg.errors import InputError
-from medseg.files import read_json, require_writable_folder, sha256_of, write_json
+from medseg.files import read_json, remove_partials_of, require_writable_folder, sha256_of, write_json
 from medseg.io import SUFFIXES, read_volume
 from medseg.io.dicom import DicomVolume, SetAside, scan_dicom
 from medseg.io.dicom.headers import read_frames
@@ -158,8 +158,10 @@ def _files_in(folder: Path, source: Path, count: int) -> list[Path]:
 
 
 def _require_free(path: Path) -> None:
+    """Check that no file has this name, and take away what a conversion that was killed left of it."""
     if path.exists():
         raise InputError("is there already", where=path, fix="choose another name, or move it away")
+    remove_partials_of(path)
 
 
 def _written(label_map: Volume, file: Path, modality: str = "", notes: Sequence[str] = ()) -> ConvertedVolume:
