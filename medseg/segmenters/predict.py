@@ -231,7 +231,7 @@ def _segment_to_object(
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         labels = Path(scratch) / f"{case.id}.nii"
         done = segment_to_file(segmenter, case, labels, progress)
-        write_object(form, read_volume(labels), segmenter.labels, case.images, output)
+        write_object(form, read_volume(labels), segmenter.labels, case.dicom or case.images, output)
     return done
 
 

@@ -36,7 +36,9 @@ def red_green_blue(values: npt.NDArray[Any], form: PlaneFormat) -> npt.NDArray[A
         >>> red_green_blue(np.array([1, 2, 10, 20, 100, 200], np.uint8), form).tolist()
         [[[1, 10, 100], [2, 20, 200]]]
     """
-    from pydicom.pixels import convert_color_space  # takes long to load, and a scan needs none of it
+    from pydicom.pixels.processing import (
+        convert_color_space,  # takes long to load, and a scan needs none of it
+    )
     from pydicom.pixels.utils import expand_ybr422
 
     shape = (form.rows, form.columns, form.samples)

@@ -17,7 +17,7 @@ from tests.data.limits import limited
 
 CPU_SECONDS = 20.0
 MORE_BYTES = 1 << 30
-SEEDS = range(30)
+SEEDS = range(16)
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are set by Linux's means"),
