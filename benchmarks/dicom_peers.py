@@ -12,7 +12,8 @@ right: voxels and affine are the truth's, after reorientation. repaired: resampl
 within half a voxel of where it was. refused: nothing was written, or a volume is absent and the exit code
 says so. silently wrong: anything else; what was said on standard error does not count.
 
-``--peers-bin`` is the folder of ``dcm2niix`` and ``dicom2nifti``, ``--peers-site`` that of ``itk``. The truth of a real series is the NIfTI
+``--peers-bin`` is the folder of ``dcm2niix`` and ``dicom2nifti``, ``--peers-site`` that of ``itk``. The truth
+of a real series is the NIfTI
 file beside it, else its slices stacked by position. ``--out`` is emptied first.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from medseg.io.dicom.plane_format import PlaneFormat
 
-__all__ = ["BRIGHTNESS_AND_COLOUR", "COLOUR_MODELS", "red_green_blue"]
+__all__ = ["BRIGHTNESS_AND_COLOUR", "COLOUR_MODELS", "red_green_blue", "shown"]
 
 BRIGHTNESS_AND_COLOUR: Final = frozenset({"YBR_FULL", "YBR_FULL_422"})
 """Brightness, then how blue and how red: converted by the equations of the standard."""
@@ -18,6 +19,16 @@ BRIGHTNESS_AND_COLOUR: Final = frozenset({"YBR_FULL", "YBR_FULL_422"})
 COLOUR_MODELS: Final = frozenset({"RGB", "YBR_ICT", "YBR_RCT", *BRIGHTNESS_AND_COLOUR})
 """Photometric interpretations that can be read. Those of JPEG 2000 (ICT, RCT) are its codec's affair. Not
 among them: palettes, and those that the standard has retired."""
+
+
+def shown(photometric: str) -> str:
+    """A photometric interpretation for an error: as it is if it could be one, for a header may say anything.
+
+    Example:
+        >>> shown("PALETTE COLOR"), shown("Jane Doe")
+        ('PALETTE COLOR', 'of no known kind')
+    """
+    return photometric if re.fullmatch("[A-Z0-9_ ]{1,16}", photometric) else "of no known kind"
 
 
 def red_green_blue(values: npt.NDArray[Any], form: PlaneFormat) -> npt.NDArray[Any]:

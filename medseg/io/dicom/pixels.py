@@ -14,11 +14,12 @@ from typing import IO, Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codec_messages import codec_messages
+from medseg.io.dicom.codecs import CODECS_FIX, codec_of
 from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
 from medseg.io.dicom.colours import red_green_blue
 from medseg.io.dicom.elements import raw_bytes
@@ -30,9 +31,6 @@ __all__ = ["StoredPlanes", "open_planes"]
 
 _EXTENDED_OFFSETS: Final = (0x7FE00001, 0x7FE00002)
 _TAGS: Final = (*FORMAT_TAGS, *_EXTENDED_OFFSETS)
-_PREFERRED_PLUGINS: Final = ("pylibjpeg", "pyjpegls", "gdcm", "pillow", "pydicom")
-"""In this order, so that a machine with several decodes as one with few, and GDCM where nothing else does."""
-
 _DAMAGE: Final = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError),
     *(ValueError, struct.error, zlib.error),
@@ -273,19 +271,18 @@ def _explain_damage(path: Path) -> Iterator[None]:
 
 
 def _decoder_of(syntax: UID, path: Path) -> tuple[Decoder, str]:
-    fix = "install the codecs: pip install 'medseg[dicom]'"
     try:
-        decoder = get_decoder(syntax)
+        found = codec_of(syntax)
     except NotImplementedError as error:
         raise InputError(
             f"is stored as {syntax.name}, which cannot be decoded",
             where=path,
             fix="export it uncompressed, as Explicit VR Little Endian",
         ) from error
-    for plugin in _PREFERRED_PLUGINS:
-        if plugin in decoder.available_plugins:
-            return decoder, plugin
-    raise InputError(f"is stored as {syntax.name}, and no codec for it is installed", where=path, fix=fix)
+    if found is None:
+        what = f"is stored as {syntax.name}, and no codec for it is installed"
+        raise InputError(what, where=path, fix=CODECS_FIX)
+    return found
 
 
 def _extended_offsets(header: Header) -> tuple[bytes, bytes] | None:

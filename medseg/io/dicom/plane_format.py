@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import InputError
-from medseg.io.dicom.colours import BRIGHTNESS_AND_COLOUR, COLOUR_MODELS
+from medseg.io.dicom.colours import BRIGHTNESS_AND_COLOUR, COLOUR_MODELS, shown
 from medseg.io.dicom.elements import integer
 from medseg.io.dicom.header_file import Header, PixelElement
 from medseg.io.dicom.stored_voxels import (
@@ -105,7 +105,7 @@ def plane_format(header: Header, pixels: PixelElement) -> PlaneFormat:
     in_colour = samples == 3 and photometric in COLOUR_MODELS
     if not in_colour and not (samples == 1 and photometric.startswith("MONOCHROME")):
         raise InputError(
-            f"holds colours that are not known ({photometric}, {samples} a voxel)",
+            f"holds colours that are not known ({shown(photometric)}, {samples} a voxel)",
             where=header.path,
             fix="take the series that it was made from, or export it as RGB",
         )
