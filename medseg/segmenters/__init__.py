@@ -4,9 +4,10 @@ from medseg.segmenters.cases import Segmented, instances_path, open_image, segme
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.loading import load_segmenter, read_checkpoint, read_weights
 from medseg.segmenters.network import NetworkSegmenter
-from medseg.segmenters.passage import MODES, SegmentationPlan
+from medseg.segmenters.passage import MODES
 from medseg.segmenters.predict import CaseOutcome, exit_code, predict_cases, predict_jobs, write_summary
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.segmentation_plan import NetworkPassage, SegmentationPlan
 from medseg.segmenters.validation import validation_cases
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "CaseLike",
     "CaseOutcome",
     "EnsembleSegmenter",
+    "NetworkPassage",
     "NetworkSegmenter",
     "SegmentationPlan",
     "Segmented",

@@ -17,8 +17,8 @@ from medseg.inference.labelling import LabelWriter
 from medseg.io import Case, LabelSink, open_volume, read_header, write_slices
 from medseg.postprocessing import find_instances, postprocess
 from medseg.progress import Progress, SilentProgress
-from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 from medseg.volume import Slices, Volume
 
 if TYPE_CHECKING:

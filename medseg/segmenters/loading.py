@@ -23,6 +23,7 @@ from medseg.registry import did_you_mean
 from medseg.runs import FoldFolder, Plan, RunFolder
 from medseg.runs.recipe import InferenceChoice, PostprocessChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
+from medseg.segmenters.methods import Running, load_method
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
 from medseg.segmenters.protocol import Segmenter
@@ -63,8 +64,9 @@ def load_segmenter(
     postprocess: PostprocessChoice | None = None,
     max_ram_bytes: int | None = None,
     max_vram_bytes: int | None = None,
+    jobs: int = 1,
 ) -> Segmenter:
-    """Load what a training left behind.
+    """Load what a training left behind, or the fit of another method.
 
     Args:
         path: The run's folder, or those of several runs for the same task, which become an ensemble.
@@ -81,9 +83,10 @@ def load_segmenter(
             from the run's ``postprocess.json``.
         max_ram_bytes: Limit of the whole process; what is free, if left out.
         max_vram_bytes: Limit of what is taken of a GPU; what is free, if left out.
+        jobs: Processes that a method other than a network may use for one image.
 
     Returns:
-        The network, or the ensemble of several folds' networks.
+        The network or other method, or the ensemble of several folds'.
 
     Raises:
         InputError: There is no run in this folder, or it is a pretraining's.
@@ -100,8 +103,9 @@ def load_segmenter(
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     given = {"mode": mode, "overlap": overlap, "mirror": mirror}
     found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given, postprocess)]
-    running = _Running(choose_compute(device, precision), max_ram_bytes, max_vram_bytes, len(found))
-    members = [_load_network(member, running) for member in found]
+    compute = choose_compute(device, precision)
+    running = _Running(compute, max_ram_bytes, max_vram_bytes, len(found), jobs)
+    members = [member.load(running) for member in found]
     return members[0] if len(members) == 1 else EnsembleSegmenter(members)
 
 
@@ -114,16 +118,18 @@ class _Running:
         max_ram_bytes: Limit of the whole process; what is free, if ``None``.
         max_vram_bytes: Limit of what is taken of a GPU; what is free, if ``None``.
         members: How many share them.
+        jobs: Processes that a method other than a network may use.
     """
 
     compute: Compute
     max_ram_bytes: int | None
     max_vram_bytes: int | None
     members: int
+    jobs: int
 
 
 @dataclass(frozen=True)
-class _Member:
+class _Network:
     """One network of a run that takes part.
 
     Attributes:
@@ -138,6 +144,28 @@ class _Member:
     inference: InferenceChoice
     postprocess: PostprocessChoice
 
+    def load(self, running: _Running) -> Segmenter:
+        return _load_network(self, running)
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """One fold of another method's run that takes part.
+
+    Attributes:
+        run: The run.
+        fold: The fold.
+        postprocess: What is done to label maps; the recipe's if ``None``.
+    """
+
+    run: RunFolder
+    fold: FoldFolder
+    postprocess: PostprocessChoice | None
+
+    def load(self, running: _Running) -> Segmenter:
+        shared = Running(running.jobs, running.max_ram_bytes, running.members)
+        return load_method(self.run, self.fold, shared, self.postprocess)
+
 
 def _members(
     path: str | os.PathLike[str],
@@ -145,16 +173,29 @@ def _members(
     checkpoint: str,
     given: dict[str, Any],
     postprocess: PostprocessChoice | None,
-) -> list[_Member]:
+) -> Sequence[_Network | _Fitted]:
     run = RunFolder.open(path)
     run.require_segmentation()
+    if run.is_method:
+        _refuse_network_choices(run, given)
+        return [_Fitted(run, folder, postprocess) for folder in _chosen_folds(run, fold)]
     plan, inference = run.plan(), _inference_choice(run, given)
     asked_for = run.recipe().postprocess if postprocess is None else postprocess
     afterwards = run.chosen(asked_for)
     return [
-        _Member(folder.weights(checkpoint), plan, inference, afterwards)
+        _Network(folder.weights(checkpoint), plan, inference, afterwards)
         for folder in _chosen_folds(run, fold)
     ]
+
+
+def _refuse_network_choices(run: RunFolder, given: dict[str, Any]) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(
+                f"'{value}' is a way through a network, and {run.path} holds none",
+                where=f"--{name}",
+                fix="leave it out",
+            )
 
 
 def _inference_choice(run: RunFolder, given: dict[str, Any]) -> InferenceChoice:
@@ -180,7 +221,7 @@ def _chosen_folds(run: RunFolder, fold: int | Literal["all"] | None) -> tuple[Fo
     return chosen
 
 
-def _load_network(member: _Member, running: _Running) -> NetworkSegmenter:
+def _load_network(member: _Network, running: _Running) -> NetworkSegmenter:
     plan = member.plan
     require_classes(member.postprocess, plan.labels)
     try:

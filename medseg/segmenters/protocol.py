@@ -10,7 +10,7 @@ from medseg.inference import Stage
 from medseg.io import Case
 from medseg.labels import LabelScheme
 from medseg.runs.postprocess import PostprocessChoice
-from medseg.segmenters.passage import SegmentationPlan
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 from medseg.volume import Slices, Volume
 
 __all__ = ["CaseLike", "Segmenter"]
