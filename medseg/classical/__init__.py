@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medseg.classical.dense_crf import dense_crf, dense_crf_bytes
-from medseg.classical.graph_cut import cut_energy, graph_cut
+from medseg.classical.graph_cut import cut_energy, graph_cut, graph_cut_bytes
 from medseg.classical.otsu import multi_otsu, otsu_baseline, otsu_thresholds
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "dense_crf",
     "dense_crf_bytes",
     "graph_cut",
+    "graph_cut_bytes",
     "multi_otsu",
     "otsu_baseline",
     "otsu_thresholds",

@@ -1,8 +1,8 @@
 """Links between neighbouring voxels: weak where the intensity changes, calibrated to areas in millimetres.
 
-The weights by direction are those of Y. Boykov, V. Kolmogorov, "Computing geodesics and minimal surfaces via
-graph cuts", ICCV 2003: what a surface cuts costs its area, by the Cauchy-Crofton formula, whatever the voxels'
-size and whichever neighbours are linked.
+The weights by direction are those of Y. Boykov, V. Kolmogorov, "Computing geodesics and minimal surfaces
+via graph cuts", ICCV 2003: what a surface cuts costs its area, by the Cauchy-Crofton formula, whatever the
+voxels' size and whichever neighbours are linked.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Direction(NamedTuple):
 
     Attributes:
         step: Voxels along each axis.
-        area: Of a surface in mm² for each mm³ of voxel, so that a cut link counts for area x volume of a voxel.
+        area: Of a surface that cuts the link, in mm² for each mm³ of a voxel.
     """
 
     step: tuple[int, ...]

@@ -144,7 +144,7 @@ def _cut_by_scipy(cost: IntArray, first: IntArray, second: IntArray, weight: Int
 
 
 def _cut_by_pymaxflow(cost: IntArray, first: IntArray, second: IntArray, weight: IntArray) -> BoolArray:
-    import maxflow
+    import maxflow  # type: ignore[import-not-found, unused-ignore]
 
     graph: Any = maxflow.GraphInt(cost.size, first.size)
     nodes = graph.add_grid_nodes((cost.size,))

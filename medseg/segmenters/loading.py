@@ -21,12 +21,14 @@ from medseg.networks import build_network
 from medseg.postprocessing import require_classes
 from medseg.registry import did_you_mean
 from medseg.runs import FoldFolder, Plan, RunFolder
-from medseg.runs.recipe import InferenceChoice, PostprocessChoice
+from medseg.runs.postprocess import PostprocessChoice, RefineChoice
+from medseg.runs.recipe import InferenceChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.methods import Running, load_method
 from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
 from medseg.segmenters.protocol import Segmenter
+from medseg.segmenters.refined import RefinedSegmenter
 
 __all__ = ["load_segmenter", "read_checkpoint", "read_weights"]
 
@@ -86,7 +88,8 @@ def load_segmenter(
         jobs: Processes that a method other than a network may use for one image.
 
     Returns:
-        The network or other method, or the ensemble of several folds'.
+        The network or other method, or the ensemble of several folds'; where ``postprocess`` refines scores,
+        with that around it.
 
     Raises:
         InputError: There is no run in this folder, or it is a pretraining's.
@@ -104,9 +107,17 @@ def load_segmenter(
     given = {"mode": mode, "overlap": overlap, "mirror": mirror}
     found = [entry for folder in paths for entry in _members(folder, fold, checkpoint, given, postprocess)]
     compute = choose_compute(device, precision)
+    refine, *others = [member.refine for member in found]
+    if any(other != refine for other in others):
+        raise ConfigError(
+            "runs differ in how scores are refined", where="--postprocess", fix="choose one way for all"
+        )
     running = _Running(compute, max_ram_bytes, max_vram_bytes, len(found), jobs)
     members = [member.load(running) for member in found]
-    return members[0] if len(members) == 1 else EnsembleSegmenter(members)
+    segmenter = members[0] if len(members) == 1 else EnsembleSegmenter(members)
+    if refine is None:
+        return segmenter
+    return RefinedSegmenter(segmenter, refine, max_ram_bytes=max_ram_bytes)
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,10 @@ class _Network:
     inference: InferenceChoice
     postprocess: PostprocessChoice
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        return self.postprocess.refine
+
     def load(self, running: _Running) -> Segmenter:
         return _load_network(self, running)
 
@@ -155,16 +170,20 @@ class _Fitted:
     Attributes:
         run: The run.
         fold: The fold.
-        postprocess: What is done to label maps; the recipe's if ``None``.
+        postprocess: What is done to scores and label maps.
     """
 
     run: RunFolder
     fold: FoldFolder
-    postprocess: PostprocessChoice | None
+    postprocess: PostprocessChoice
+
+    @property
+    def refine(self) -> RefineChoice | None:
+        return self.postprocess.refine
 
     def load(self, running: _Running) -> Segmenter:
         shared = Running(running.jobs, running.max_ram_bytes, running.members)
-        return load_method(self.run, self.fold, shared, self.postprocess)
+        return load_method(self.run, self.fold, shared, self.postprocess.of_label_maps)
 
 
 def _members(
@@ -178,7 +197,8 @@ def _members(
     run.require_segmentation()
     if run.is_method:
         _refuse_network_choices(run, given)
-        return [_Fitted(run, folder, postprocess) for folder in _chosen_folds(run, fold)]
+        chosen = run.method_recipe().postprocess if postprocess is None else postprocess
+        return [_Fitted(run, folder, chosen) for folder in _chosen_folds(run, fold)]
     plan, inference = run.plan(), _inference_choice(run, given)
     asked_for = run.recipe().postprocess if postprocess is None else postprocess
     afterwards = run.chosen(asked_for)
@@ -238,7 +258,7 @@ def _load_network(member: _Network, running: _Running) -> NetworkSegmenter:
         preprocessing=plan.preprocessing,
         patch_size=plan.patch_size,
         inference=member.inference,
-        postprocess=member.postprocess,
+        postprocess=member.postprocess.of_label_maps,
         compute=running.compute,
         max_ram_bytes=running.max_ram_bytes,
         max_vram_bytes=running.max_vram_bytes,

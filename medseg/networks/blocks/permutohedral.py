@@ -134,7 +134,7 @@ class _Steps:
         for axis in range(self.dims - 2, -1, -1):
             places[axis] = places[axis + 1] * digits[axis + 1]
         self.places = places
-        self.per_remainder = int(places[0] * digits[0])
+        self.per_remainder: int = int(places[0] * digits[0])
         self.size = self.per_remainder * (self.dims + 1)
 
 
@@ -206,7 +206,8 @@ class _Numbering:
             return keys.to(torch.int32)
         unique, inverse = torch.unique(keys, return_inverse=True)
         self._found.append(unique)
-        return inverse.to(torch.int32)
+        local: Tensor = inverse.to(torch.int32)
+        return local
 
     def finish(self, corners: Tensor) -> Tensor:
         """Turn ``corners``, as ``add`` gave them part by part, into numbers; gives the keys, ascending."""
@@ -217,17 +218,18 @@ class _Numbering:
                 part = corners[start : start + _POINTS_AT_A_TIME]
                 part.copy_(numbers[part.long()])
             return keys
-        keys = torch.unique(torch.cat(self._found))
+        every: Tensor = torch.unique(torch.cat(self._found))
         for index, unique in enumerate(self._found):
             part = corners[index * _POINTS_AT_A_TIME : (index + 1) * _POINTS_AT_A_TIME]
-            part.copy_(torch.searchsorted(keys, unique).to(torch.int32)[part.long()])
-        return keys
+            part.copy_(torch.searchsorted(every, unique).to(torch.int32)[part.long()])
+        return every
 
 
 def _with_neighbours(keys: Tensor, steps: _Steps) -> Tensor:
     """The vertices of these keys and all that are one step away, ascending."""
     around = [_moved(keys, steps, direction, way) for direction in range(steps.dims + 1) for way in (1, -1)]
-    return torch.unique(torch.cat([keys, *around]))
+    joined: Tensor = torch.unique(torch.cat([keys, *around]))
+    return joined
 
 
 def _neighbours(keys: Tensor, steps: _Steps) -> list[tuple[Tensor, Tensor]]:
@@ -273,11 +275,11 @@ def _blur_weight(apart: int, dims: int, passes: int) -> float:
     width = 2 * passes
 
     def step(way: int) -> float:
-        return math.comb(width, passes + way) / 2.0**width if abs(way) <= passes else 0.0
+        return math.comb(width, passes + way) / float(2**width) if abs(way) <= passes else 0.0
 
     # One step along each of the d + 1 directions leads back: ways that differ by that are the same.
     return sum(
-        step(1 + around) ** apart * step(around) ** (dims + 1 - apart)
+        math.pow(step(1 + around), apart) * math.pow(step(around), dims + 1 - apart)
         for around in range(-passes - 1, passes + 1)
     )
 
