@@ -59,6 +59,7 @@ from medseg.networks.blocks.upsampling import (
     crop_like,
     linear_resize,
 )
+from medseg.networks.blocks.wrapped import WrappedNetwork
 
 __all__ = [
     "ACTIVATIONS",
@@ -89,6 +90,7 @@ __all__ = [
     "TransposedUpsample",
     "UnpoolingDecoder",
     "WithContext",
+    "WrappedNetwork",
     "activation_layer",
     "check_images",
     "choice",

@@ -19,8 +19,9 @@ __all__ = ["PermutohedralLattice"]
 
 _POINTS_AT_A_TIME = 1 << 18
 _MANY_VERTICES = 1 << 20
-_LARGEST_TABLE = 1 << 27
-"""Cells of the box around all vertices up to which their numbers are looked up in a table of it."""
+_TABLE_CELLS = 16
+"""Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up in
+a table of it; else they are sorted."""
 
 
 class PermutohedralLattice:
@@ -51,7 +52,7 @@ class PermutohedralLattice:
         steps = _direction_steps(features, passes)
         corners = torch.empty((self.points, dims + 1), dtype=torch.int32, device=features.device)
         self._weights = features.new_empty((self.points, dims + 1))
-        numbering = _Numbering(steps)
+        numbering = _Numbering(steps, corners.numel())
         for start in range(0, self.points, _POINTS_AT_A_TIME):
             part = slice(start, start + _POINTS_AT_A_TIME)
             keys, weights = _simplices(features[:, part], steps)
@@ -192,14 +193,15 @@ def _simplices(features: Tensor, steps: _Steps) -> tuple[Tensor, Tensor]:
 class _Numbering:
     """Numbers the vertices that occur from 0."""
 
-    def __init__(self, steps: _Steps) -> None:
+    def __init__(self, steps: _Steps, corners: int) -> None:
         self._occurs: Tensor | None = None
         self._found: list[Tensor] = []
         self._size = steps.size
+        self._by_table = steps.size <= _TABLE_CELLS * corners
 
     def add(self, keys: Tensor) -> Tensor:
         """Take keys in; gives what ``finish`` turns into numbers."""
-        if self._size <= _LARGEST_TABLE:
+        if self._by_table:
             if self._occurs is None:
                 self._occurs = torch.zeros(self._size, dtype=torch.bool, device=keys.device)
             self._occurs[keys.flatten()] = True

@@ -132,7 +132,7 @@ def test_it_repairs_noisy_scores_of_a_volume() -> None:
     rng = np.random.default_rng(4)
     image = truth + 0.3 * rng.normal(size=truth.shape)
     scores = np.stack([truth == index for index in range(3)]) + rng.normal(size=(3, *truth.shape))
-    found = dense_crf(scores, image, (1.0, 1.0, 1.5)).argmax(axis=0)
+    found = dense_crf(scores, image, (1.0, 1.0, 1.5), **OPTIONS).argmax(axis=0)
     assert (scores.argmax(axis=0) == truth).mean() < 0.7
     assert (found == truth).mean() > 0.9
 
@@ -140,7 +140,8 @@ def test_it_repairs_noisy_scores_of_a_volume() -> None:
 def test_borders_go_to_where_the_image_has_an_edge() -> None:
     image = np.repeat([0.0, 10.0], [6, 4])[np.newaxis] * np.ones((3, 1))
     rough = np.repeat([-0.4, 0.4], [5, 5])[np.newaxis] * np.ones((3, 1))
-    found = dense_crf(np.stack([-rough, rough]), image, (1.0, 1.0), contrast=0.5).argmax(axis=0)
+    options = {**OPTIONS, "contrast": 0.5}
+    found = dense_crf(np.stack([-rough, rough]), image, (1.0, 1.0), **options).argmax(axis=0)
     assert found[0].tolist() == [0] * 6 + [1] * 4
 
 
