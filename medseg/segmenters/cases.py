@@ -103,7 +103,7 @@ def segment_to_file(
         write = partial(_write_parts, segmenter, image, plan, Path(path).name, progress or SilentProgress())
         objects = None
         with _without_orphans() as written, LabelSink(path, image.grid, segmenter.labels.dtype) as sink:
-            if segmenter.postprocess.does_nothing:
+            if segmenter.postprocess.of_label_maps.does_nothing:
                 write(sink)
             else:
                 labels = LabelArray(image.grid, segmenter.labels.dtype)
