@@ -44,14 +44,12 @@ def plan_of(name: str, **options: Any) -> Any:
     return SimpleNamespace(network=SimpleNamespace(name=name, options=options))
 
 
-@pytest.mark.parametrize("context", [None, "basic"])
+@pytest.mark.parametrize("behind", [{}, {"context": "basic"}, {"crf": {"iterations": 2}}])
 @pytest.mark.parametrize("name", NETWORKS.names())
-def test_the_carried_network_is_medsegs(name: str, context: str | None, carried: Path) -> None:
+def test_the_carried_network_is_medsegs(name: str, behind: dict[str, Any], carried: Path) -> None:
     named = inspect.signature(NETWORKS.resolve(name)).parameters
     narrow: dict[str, Any] = {"features": (2, 4)} if "features" in named else {"base_features": 2}
-    options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, **narrow}
-    if context is not None:
-        options["context"] = context
+    options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, **narrow, **behind}
     plan = plan_of(name, **options)
     write_scripts(plan, carried / "scripts")
 
