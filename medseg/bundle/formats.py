@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
 import itertools
@@ -317,7 +318,7 @@ def _quietly() -> Iterator[None]:
 
 def _ask_no_sizes(stack: ExitStack) -> None:
     """Let no branch of torch's own, on how voxels lie in memory, bind the graph to the example's sizes."""
-    settings: Any = torch.fx.experimental._config
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
     if hasattr(settings, "backed_size_oblivious"):
         stack.enter_context(settings.patch(backed_size_oblivious=True))
 
