@@ -32,14 +32,16 @@ from medseg.evaluation.overlays import rank_cases
 from medseg.evaluation.tables import METRICS_CSV, SUMMARY_JSON
 from medseg.labels import LabelScheme
 
-__all__ = ["class_table", "evaluation_page", "failure_rows", "volume_charts", "what_was_run"]
+__all__ = ["POOR_DICE", "class_table", "evaluation_page", "failure_rows", "volume_charts", "what_was_run"]
 
 _FAILURES = {
     Status.MISSED: "missed",
     Status.SPURIOUS: "invented",
     Status.NO_PREDICTION: "no prediction",
 }
-_POOR_DICE = 0.5
+POOR_DICE = 0.5
+"""What is found less well is named among the failures."""
+
 _MOST_VOLUME_CHARTS = 12
 _MOST_ROWS = 30
 _WORST_SHOWN = 10
@@ -137,12 +139,12 @@ def _failures(table: ScoreTable, summary: Mapping[str, Any]) -> list[Block]:
             blocks.append(Folded(f"{len(rows) - _MOST_ROWS} more, smaller ones", [rest]))
     else:
         blocks.append(Text("No structure was missed, and none invented.", "good"))
-    poor = [s for s in table.worst(len(table.scores)) if s.status is Status.OK and s.dice < _POOR_DICE]
+    poor = [s for s in table.worst(len(table.scores)) if s.status is Status.OK and s.dice < POOR_DICE]
     if poor:
         poor_rows = [
             [score.case, score.name, fixed(score.dice), _distance(score)] for score in poor[:_WORST_SHOWN]
         ]
-        caption = f"{len(poor)} structures found with a Dice below {_POOR_DICE:g}"
+        caption = f"{len(poor)} structures found with a Dice below {POOR_DICE:g}"
         if len(poor) > _WORST_SHOWN:
             caption += f"; the worst {_WORST_SHOWN}"
         head = ["case", "structure", "Dice", f"{_distance_name(table.options)} (mm)"]
