@@ -36,6 +36,9 @@ OBJECT_SUFFIX = ".dcm"
 
 _SEGMENTATION, _CONTOURS = "segmentation", "contours"
 _DIGITS = 12
+_UPRIGHT_NOTE = (
+    "the gantry was tilted: labels were brought onto the resampled image's grid by nearest neighbour"
+)
 
 
 def object_kind(path: Path) -> str | None:
@@ -141,7 +144,7 @@ def _on_grid_of(volume: DicomVolume, found: Segmentation) -> Segmentation:
     if grid.difference(found.grid) is None:
         return found
     label_maps = tuple(nearest_on(label_map, grid) for label_map in found.label_maps)
-    return replace(found, label_maps=label_maps, notes=(*found.notes, RESAMPLED_NOTE))
+    return replace(found, label_maps=label_maps, notes=(*found.notes, _UPRIGHT_NOTE))
 
 
 def _accepted_in(series: Path) -> list[DicomVolume]:
