@@ -36,9 +36,7 @@ OBJECT_SUFFIX = ".dcm"
 
 _SEGMENTATION, _CONTOURS = "segmentation", "contours"
 _DIGITS = 12
-_UPRIGHT_NOTE = (
-    "the gantry was tilted: labels were brought onto the resampled image's grid by nearest neighbour"
-)
+_UPRIGHT_NOTE = "the gantry was tilted: labels were brought onto the resampled grid by nearest neighbour"
 
 
 def object_kind(path: Path) -> str | None:
