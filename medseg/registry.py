@@ -15,7 +15,7 @@ from typing import Any
 
 from medseg.errors import ConfigError
 
-__all__ = ["LOSSES", "NETWORKS", "SEGMENTERS", "VOLUME_FORMATS", "Entry", "Registry", "did_you_mean"]
+__all__ = ["LOSSES", "METHODS", "NETWORKS", "VOLUME_FORMATS", "Entry", "Registry", "did_you_mean"]
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -202,14 +202,16 @@ LOSSES = Registry(
     },
 )
 
-SEGMENTERS = Registry(
-    "segmenter",
+METHODS = Registry(
+    "method",
     {
-        "network": Entry(
-            "medseg.segmenters.network:NetworkSegmenter", "a trained network on a sliding window"
+        "multi_atlas": Entry(
+            "medseg.segmenters.methods.multi_atlas:MultiAtlasSegmenter",
+            "labels of the most similar cases, registered and fused",
         ),
     },
 )
+"""Ways to segment without a network of one's own; see ``medseg.segmenters.methods``."""
 
 VOLUME_FORMATS = Registry(
     "volume format",

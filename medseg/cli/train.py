@@ -20,6 +20,8 @@ from medseg.cli.console import (
 )
 
 if TYPE_CHECKING:
+    from medseg.fitting import FitOptions
+    from medseg.runs import MethodRecipe
     from medseg.training import SeedRuns
 
 __all__ = ["command"]
@@ -60,6 +62,9 @@ def command(
         int | None, typer.Option(help="Processes that prepare patches.", show_default="by device")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Processes that a method other than a network may use, such as an atlas.")
+    ] = 1,
     deterministic: Annotated[
         bool,
         typer.Option("--deterministic", help="The same bits each time, on a GPU too; slower. Needs steps."),
@@ -68,7 +73,7 @@ def command(
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
-    """Train a network on a data set.
+    """Train a network on a data set, or fit another method.
 
     Examples:
     medseg train --data Task04_Hippocampus --fold 0 --max-minutes 20 --out runs/hippocampus
@@ -83,20 +88,35 @@ def command(
     """
     from medseg.data import load_dataset
     from medseg.files import read_json
-    from medseg.runs import load_recipe
-    from medseg.training import Budget, TrainingOptions, is_first_process, train, train_seeds
+    from medseg.fitting import FitOptions
+    from medseg.runs import MethodRecipe, load_any_recipe
+    from medseg.training import Budget, is_first_process, train, train_seeds
 
     settings.quiet |= not is_first_process()
     given = (max_steps, max_minutes, max_cpu_minutes) != (None, None, None)
-    options = TrainingOptions(
+    options = FitOptions(
         budget=Budget(max_steps, max_minutes, max_cpu_minutes) if given else None,
         seed=seed,
         device=device,
         workers=workers,
         resume=resume,
         deterministic=deterministic,
+        jobs=jobs,
     )
-    chosen_recipe = load_recipe(recipe)
+    chosen_recipe = load_any_recipe(recipe)
+    if isinstance(chosen_recipe, MethodRecipe):
+        _refuse_training_options(
+            {
+                "--init-encoder": init_encoder,
+                "--init-from": init_from,
+                "--max-minutes": max_minutes,
+                "--max-cpu-minutes": max_cpu_minutes,
+                "--max-steps": max_steps,
+                "--seeds": seeds,
+            }
+        )
+        _fit_method(data, chosen_recipe, out, _folds(fold), options, as_json)
+        return
     if init_encoder is not None:
         chosen_recipe = chosen_recipe.model_copy(update={"init_encoder": str(init_encoder)})
     if init_from is not None:
@@ -145,6 +165,35 @@ def _folds(text: str) -> list[int] | None:
     if text.isdecimal():
         return [int(text)]
     raise typer.BadParameter(f"'{text}' is neither a number from 0 nor 'all'", param_hint="--fold")
+
+
+def _refuse_training_options(given: dict[str, Any]) -> None:
+    """A method that is not a network has no steps, and ends when it is done."""
+    for name, value in given.items():
+        if value is not None:
+            raise typer.BadParameter("is for networks alone; this recipe has none", param_hint=name)
+
+
+def _fit_method(
+    data: str, recipe: MethodRecipe, out: Path, folds: list[int] | None, options: FitOptions, as_json: bool
+) -> None:
+    """Fit a method that is not a network, and show what that took."""
+    from medseg.data import load_dataset
+    from medseg.files import read_json
+    from medseg.fitting import fit_method
+    from medseg.runs import RunFolder
+
+    with bars() as progress:
+        fit_method(load_dataset(data), recipe, out, folds=folds, options=options, progress=progress)
+    results = {
+        fold.path.name: read_json(fold.finished_mark) for fold in RunFolder(out).folds() if fold.finished
+    }
+    if as_json:
+        print_json(results)
+    else:
+        rows = [[fold, str(result["cases"]), f"{result['minutes']:.2f}"] for fold, result in results.items()]
+        print_table(f"Fitted {out.name}", ["fold", "cases", "minutes"], rows)
+    status(f"The run is in {out}; score it with: medseg predict --model {out} --validation --out FOLDER")
 
 
 def _show_starts(report: Path, folds: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from medseg.errors import ConfigError, explain_os_errors
 from medseg.files import read_json, write_text
 from medseg.registry import did_you_mean
 
-__all__ = ["load_json", "load_yaml", "parse", "save_json", "save_yaml"]
+__all__ = ["load_json", "load_yaml", "parse", "read_yaml", "save_json", "save_yaml", "yaml_keys"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -87,17 +87,32 @@ def load_yaml(kind: type[Document], path: str | os.PathLike[str]) -> Document:
         InputError: The file cannot be read.
         ConfigError: It is not YAML, or does not fit ``kind``.
     """
+    return parse(kind, read_yaml(path), path)
+
+
+def yaml_keys(path: str | os.PathLike[str]) -> frozenset[str]:
+    """The keys of a YAML document's first level, by which its kind is told; errors as ``load_yaml``'s."""
+    content = read_yaml(path)
+    return frozenset(map(str, content)) if isinstance(content, dict) else frozenset()
+
+
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read plain data from a YAML file, whatever it is.
+
+    Raises:
+        InputError: The file cannot be read.
+        ConfigError: It is not YAML.
+    """
     with explain_os_errors(path):
         text = Path(path).read_bytes()
     try:
-        content = yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
+        return yaml.load(text, Loader=_PlainLoader)  # a SafeLoader
     except RecursionError:
         raise ConfigError("is nested too deeply", where=path, fix="correct the file") from None
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
         place = "" if mark is None else f" (line {mark.line + 1}: {problem})"
         raise ConfigError(f"is not valid YAML{place}", where=path, fix="correct the file") from error
-    return parse(kind, content, path)
 
 
 def load_json(kind: type[Document], path: str | os.PathLike[str]) -> Document:

@@ -1,6 +1,6 @@
 """The run folder: where everything of a training lies.
 
-::
+Of a network::
 
     RUN/
       recipe.yaml  plan.json  split.json  manifest.json  init_from.json
@@ -8,6 +8,13 @@
       fold_0/
         metrics.csv  steps.csv  finished.json  curves.png  worst_case.png  tensorboard/
         checkpoints/  resume.ckpt  last.pt  best.pt
+
+Of another method, such as an atlas::
+
+    RUN/
+      recipe.yaml  task.json  split.json  manifest.json
+      fold_0/
+        model/  finished.json
 """
 
 from __future__ import annotations
@@ -30,6 +37,7 @@ from medseg.errors import BundleError, ConfigError, InputError, MedsegError
 from medseg.files import read_json
 from medseg.runs.chosen_postprocess import ChosenPostprocess
 from medseg.runs.documents import load_json, load_yaml, save_json, save_yaml
+from medseg.runs.method import MethodRecipe, Task
 from medseg.runs.plan import Plan
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.runs.recipe import Recipe
@@ -38,6 +46,7 @@ __all__ = ["FoldFolder", "RunFolder", "software_versions", "utc_now"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
+_MARKS = ("plan.json", "task.json")
 _FOLD = re.compile(r"fold_(\d+)")
 
 
@@ -56,6 +65,11 @@ class FoldFolder:
     def resume_state(self) -> Path:
         """Weights, optimiser and counters: what ``--resume`` goes on from."""
         return self.path / "checkpoints" / "resume.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """All that a method that is not a network needs to segment."""
+        return self.path / "model"
 
     @property
     def metrics(self) -> Path:
@@ -113,9 +127,11 @@ class RunFolder:
         folder = Path(path)
         if not folder.is_dir():
             raise InputError("is no folder", where=folder, fix="give the --out folder of a training")
-        if not (folder / "plan.json").is_file():
+        if not any((folder / name).is_file() for name in _MARKS):
             raise InputError(
-                "holds no run (no plan.json)", where=folder, fix="give the --out folder of a training"
+                f"holds no run (no {' or '.join(_MARKS)})",
+                where=folder,
+                fix="give the --out folder of a training",
             )
         return cls(folder)
 
@@ -126,12 +142,19 @@ class RunFolder:
             InputError: It is one.
             BundleError: The recipe is damaged.
         """
+        if self.is_method:
+            return
         if self.recipe().pretrain is not None:
             raise InputError(
                 "is a pretraining, which segments nothing",
                 where=self.path,
                 fix=f"train a segmentation from its encoder: medseg train --init-encoder {self.path} …",
             )
+
+    @property
+    def is_method(self) -> bool:
+        """Whether it is that of a method other than a network."""
+        return (self.path / "task.json").is_file()
 
     @property
     def cache(self) -> Path:
@@ -196,19 +219,39 @@ class RunFolder:
         save_json(chosen, self.postprocess_path)
 
     def recipe(self) -> Recipe:
-        """The recipe, with every default spelt out.
+        """A network's recipe, with every default spelt out.
 
         Raises:
+            InputError: The run is that of a method without a network.
             BundleError: It is damaged.
         """
+        self._require_network()
         return self._read(load_yaml, Recipe, "recipe.yaml")
 
-    def plan(self) -> Plan:
-        """The plan.
+    def method_recipe(self) -> MethodRecipe:
+        """The recipe, if ``is_method``.
 
         Raises:
             BundleError: It is damaged.
         """
+        return self._read(load_yaml, MethodRecipe, "recipe.yaml")
+
+    def task(self) -> Task:
+        """What the method was fitted to, if ``is_method``.
+
+        Raises:
+            BundleError: It is damaged.
+        """
+        return self._read(load_json, Task, "task.json")
+
+    def plan(self) -> Plan:
+        """A network's plan.
+
+        Raises:
+            InputError: The run is that of a method without a network.
+            BundleError: It is damaged.
+        """
+        self._require_network()
         return self._read(load_json, Plan, "plan.json")
 
     def manifest(self) -> dict[str, Any]:
@@ -225,9 +268,13 @@ class RunFolder:
             raise self._damaged(self.manifest_path, error) from error
         return content
 
-    def save_recipe(self, recipe: Recipe) -> None:
+    def save_recipe(self, recipe: Recipe | MethodRecipe) -> None:
         """Write the recipe."""
         save_yaml(recipe, self.path / "recipe.yaml")
+
+    def save_task(self, task: Task) -> None:
+        """Write what a method is fitted to."""
+        save_json(task, self.path / "task.json")
 
     def save_plan(self, plan: Plan) -> None:
         """Write the plan."""
@@ -248,10 +295,28 @@ class RunFolder:
         Raises:
             BundleError: There is none.
         """
-        trained = tuple(fold for fold in self.folds() if fold.weights().is_file())
+        trained = tuple(fold for fold in self.folds() if self._is_usable(fold))
         if not trained:
             raise BundleError("has no trained weights yet", where=self.path, fix="train it, or use --resume")
         return trained
+
+    def fold_weights(self) -> dict[int, Path]:
+        """The last weights of each fold that is trained, in order; errors as ``trained_folds``'s."""
+        return {fold.index: fold.weights() for fold in self.trained_folds()}
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return str(self.path)
+
+    def _require_network(self) -> None:
+        if self.is_method:
+            raise InputError(
+                "is the run of a method without a network", where=self.path, fix="give a network's run"
+            )
+
+    def _is_usable(self, fold: FoldFolder) -> bool:
+        return fold.finished if self.is_method else fold.weights().is_file()
 
     def _read(
         self, load: Callable[[type[Document], Path], Document], kind: type[Document], name: str

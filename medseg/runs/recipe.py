@@ -20,7 +20,7 @@ from pydantic import (
 from medseg.errors import ConfigError
 from medseg.registry import LOSSES, NETWORKS, did_you_mean
 from medseg.runs.augmentation import Augmentation
-from medseg.runs.documents import load_yaml
+from medseg.runs.documents import load_yaml, yaml_keys
 from medseg.runs.part import Part
 from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
 
@@ -38,6 +38,7 @@ __all__ = [
     "TrainingChoice",
     "load_recipe",
     "recipe_names",
+    "recipe_path",
 ]
 
 
@@ -296,20 +297,33 @@ def recipe_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _recipe_folder().glob("*.yaml")))
 
 
-def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
-    """A recipe by name, or from a YAML file.
+def recipe_path(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file of a recipe that comes with medseg, by name, or of another one.
 
     Raises:
-        ConfigError: No such recipe (the nearest name is suggested), or a key that does not exist or fit.
-        InputError: The file cannot be read.
+        ConfigError: No such recipe; the nearest name is suggested.
     """
     path = Path(name_or_path)
     if path.suffix in {".yaml", ".yml"}:
-        return load_yaml(Recipe, path)
+        return path
     if str(name_or_path) not in recipe_names():
         raise ConfigError(
             f"unknown recipe '{name_or_path}'",
             where="--recipe",
             fix=f"{did_you_mean(str(name_or_path), recipe_names())} (or give a .yaml file)",
         )
-    return load_yaml(Recipe, _recipe_folder() / f"{name_or_path}.yaml")
+    return _recipe_folder() / f"{name_or_path}.yaml"
+
+
+def load_recipe(name_or_path: str | os.PathLike[str]) -> Recipe:
+    """A network's recipe by name, or from a YAML file.
+
+    Raises:
+        ConfigError: No such recipe (the nearest name is suggested), a key that does not exist or fit, or the
+            recipe of a method that is not a network.
+        InputError: The file cannot be read.
+    """
+    path = recipe_path(name_or_path)
+    if "method" in yaml_keys(path):
+        raise ConfigError("is a recipe without a network", where=path, fix="give that of a network")
+    return load_yaml(Recipe, path)

@@ -17,8 +17,8 @@ from medseg.inference.labelling import LabelWriter
 from medseg.io import Case, LabelSink, open_volume, read_header, write_slices
 from medseg.postprocessing import find_instances, postprocess
 from medseg.progress import Progress, SilentProgress
-from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 from medseg.volume import Slices, Volume
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def segment_to_file(
         write = partial(_write_parts, segmenter, image, plan, Path(path).name, progress or SilentProgress())
         objects = None
         with _without_orphans() as written, LabelSink(path, image.grid, segmenter.labels.dtype) as sink:
-            if segmenter.postprocess.does_nothing:
+            if segmenter.postprocess.of_label_maps.does_nothing:
                 write(sink)
             else:
                 labels = LabelArray(image.grid, segmenter.labels.dtype)

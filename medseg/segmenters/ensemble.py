@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from medseg.errors import BundleError, ConfigError
-from medseg.geometry import slab_maps
 from medseg.inference import Stage
 from medseg.labels import LabelScheme
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.cases import segment_case
-from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 from medseg.volume import Slices, Volume
 
 __all__ = ["EnsembleSegmenter", "MeanOfSoftmax"]
@@ -101,8 +100,7 @@ class EnsembleSegmenter:
         All go along the axis that is best for the first member.
         """
         first = self.members[0].plan(image, axis)
-        along = slab_maps(first.network_grid, image.grid)
-        native = [axis_map.source_axis for axis_map in along].index(first.inference.axis)
+        native = first.native_axis(image.grid)
         others = tuple(member.plan(image, native) for member in self.members[1:])
         parts = dict(first.by_part)
         for plan in others:

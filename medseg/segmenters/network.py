@@ -18,8 +18,9 @@ from medseg.postprocessing import postprocess_memory, require_classes
 from medseg.runs import PreprocessingSpec
 from medseg.runs.recipe import InferenceChoice, PostprocessChoice
 from medseg.segmenters.cases import segment_case
-from medseg.segmenters.passage import Passages, SegmentationPlan
+from medseg.segmenters.passage import Passages
 from medseg.segmenters.protocol import CaseLike
+from medseg.segmenters.segmentation_plan import NetworkPassage, SegmentationPlan
 from medseg.volume import Slices, Volume
 
 __all__ = ["NetworkSegmenter"]
@@ -44,7 +45,7 @@ class NetworkSegmenter:
         name: What it is called in errors, such as the file of its weights.
 
     Raises:
-        ConfigError: ``postprocess`` names a class that is not there, or is yet to be chosen.
+        ConfigError: ``postprocess`` names a class that is not there, is yet to be chosen, or refines scores.
 
     Example:
         >>> from medseg.runs import Normalization
@@ -82,6 +83,8 @@ class NetworkSegmenter:
         self.postprocess = postprocess or PostprocessChoice()
         if self.postprocess.is_open:
             raise ConfigError("postprocessing is left to validation cases", fix="give what they chose")
+        if self.postprocess.refine is not None:
+            raise ConfigError("a network does not refine its scores", fix="put a RefinedSegmenter around it")
         require_classes(self.postprocess, labels)
         self.compute = compute or choose_compute()
         self.name = name
@@ -101,7 +104,7 @@ class NetworkSegmenter:
             shared_by=shared_by,
         )
 
-    def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:
+    def plan(self, image: Slices, axis: int | None = None) -> NetworkPassage:
         """How an image would be gone through, and what memory that takes; see ``Segmenter.plan``."""
         along = None if axis is None else self._network_axis(image, axis)
         memory = postprocess_memory(image.grid.shape, self.labels.dtype, self.postprocess)
@@ -114,7 +117,7 @@ class NetworkSegmenter:
             BundleError: While reading: the network gives another number of classes, or scores that are not
                 finite.
         """
-        chosen = self.plan(image) if plan is None else plan
+        chosen = self._own(image, plan)
         if chosen.inference.tiles:
             raise ResourceError(
                 f"whole slabs of scores do not fit into memory, only {len(chosen.inference.tiles)} tiles one "
@@ -126,7 +129,7 @@ class NetworkSegmenter:
 
     def parts(self, image: Slices, plan: SegmentationPlan | None = None) -> Iterator[RestoredScores]:
         """Class scores of one tile of the image after the other; see ``Segmenter.parts``."""
-        chosen = self.plan(image) if plan is None else plan
+        chosen = self._own(image, plan)
         statistics = image_statistics(image, self.preprocessing, image.name)
         for part in chosen.inference.parts:
             seen = NetworkImage(image, self.preprocessing, part.axis, statistics)
@@ -144,12 +147,20 @@ class NetworkSegmenter:
         """The label map of an image, on the image's own grid; see ``Segmenter.segment``."""
         return segment_case(self, case)
 
+    def _own(self, image: Slices, plan: SegmentationPlan | None) -> NetworkPassage:
+        """The plan that is given, or one that is made."""
+        if plan is None:
+            return self.plan(image)
+        if not isinstance(plan, NetworkPassage):
+            raise TypeError(f"the plan of another method: {type(plan).__name__}")
+        return plan
+
     def _network_axis(self, image: Slices, axis: int) -> int:
         """The network grid's axis that runs along one of the image's."""
         return slab_maps(self.preprocessing.network_grid(image.grid), image.grid)[axis].source_axis
 
     def _slabs(
-        self, seen: NetworkImage, plan: SegmentationPlan, part: MemoryPlan
+        self, seen: NetworkImage, plan: NetworkPassage, part: MemoryPlan
     ) -> Iterator[tuple[int, Tensor]]:
         """Scores of the network grid, (1, K, …) slab by slab."""
         shape = (*seen.shape[:2], *plan.margins.padded_size)

@@ -32,10 +32,10 @@ from medseg.io.sizes import available_memory_bytes, format_bytes, resident_bytes
 from medseg.postprocessing import PostprocessMemory
 from medseg.runs import PreprocessingSpec
 from medseg.runs.recipe import InferenceChoice
-from medseg.segmenters.segmentation_plan import STREAMED_LABELS, SegmentationPlan
+from medseg.segmenters.segmentation_plan import STREAMED_LABELS, NetworkPassage
 from medseg.volume import Slices
 
-__all__ = ["MODES", "SMALL", "Passages", "SegmentationPlan"]
+__all__ = ["MODES", "SMALL", "Passages"]
 
 MODES = ("auto", *planning.MODES)
 """The ways to infer, or to choose by the network."""
@@ -94,7 +94,7 @@ class Passages:
         spec: PreprocessingSpec,
         axis: int | None = None,
         postprocessing: PostprocessMemory = STREAMED_LABELS,
-    ) -> SegmentationPlan:
+    ) -> NetworkPassage:
         """The way of one image.
 
         Args:
@@ -138,7 +138,7 @@ class Passages:
 
     def _at_once(
         self, image: Slices, spec: PreprocessingSpec, axis: int | None, postprocessing: PostprocessMemory
-    ) -> SegmentationPlan | None:
+    ) -> NetworkPassage | None:
         """The whole image as one window, which gives what streaming would; unless it does not fit."""
         why = "the image is small: one window holds all of it"
         try:
@@ -149,12 +149,12 @@ class Passages:
 
     def _rather_windows(
         self,
-        tiled: SegmentationPlan,
+        tiled: NetworkPassage,
         image: Slices,
         spec: PreprocessingSpec,
         axis: int | None,
         postprocessing: PostprocessMemory,
-    ) -> SegmentationPlan:
+    ) -> NetworkPassage:
         """Windows in place of many small tiles, if they fit and compute less."""
         times = tiled.times_computed
         why = f"in streaming tiles would have each voxel computed {times:.0f} times"
@@ -209,7 +209,7 @@ class Passages:
         spec: PreprocessingSpec,
         axis: int | None,
         postprocessing: PostprocessMemory,
-    ) -> SegmentationPlan:
+    ) -> NetworkPassage:
         grid = spec.network_grid(image.grid)
         padded = mode in ("streaming", _AT_ONCE)
         margins = margins_up_to(grid.shape, self.patch_size if padded else grid.shape)
@@ -235,8 +235,14 @@ class Passages:
             least = sum(parts.values())
             if least <= share:
                 by_part = {**held, **parts}
-                return SegmentationPlan(
-                    inferer, margins, grid, plan, why, by_part, postprocessing=postprocessing
+                return NetworkPassage(
+                    why=why,
+                    by_part=by_part,
+                    postprocessing=postprocessing,
+                    inferer=inferer,
+                    margins=margins,
+                    network_grid=grid,
+                    inference=plan,
                 )
             budget = min(budget, plan.peak_bytes) - (least - share)
         raise self._shortage(mode, limit, fixed, least)

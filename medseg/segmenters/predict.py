@@ -21,8 +21,8 @@ from medseg.progress import Progress, SilentProgress, track
 from medseg.registry import VOLUME_FORMATS, did_you_mean
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.cases import Segmented, instances_path, segment_to_file
-from medseg.segmenters.passage import SegmentationPlan
 from medseg.segmenters.protocol import Segmenter
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 
 if TYPE_CHECKING:
     from medseg.io.dicom.verdict import Verdict

@@ -10,7 +10,7 @@ from medseg.inference import Stage
 from medseg.io import Case
 from medseg.labels import LabelScheme
 from medseg.runs.postprocess import PostprocessChoice
-from medseg.segmenters.passage import SegmentationPlan
+from medseg.segmenters.segmentation_plan import SegmentationPlan
 from medseg.volume import Slices, Volume
 
 __all__ = ["CaseLike", "Segmenter"]
@@ -34,7 +34,7 @@ class Segmenter(Protocol):
 
     @property
     def postprocess(self) -> PostprocessChoice:
-        """What is done to a label map before it is given or written; scores know nothing of it."""
+        """What is done to a label map before it is given or written; of it, scores know ``refine`` alone."""
         ...
 
     def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:

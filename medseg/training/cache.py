@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from medseg.data.reading import read_case, read_instance_map, read_labelled_case
 from medseg.errors import InputError, explain_os_errors
 from medseg.files import read_json, sha256_of, write_json
 from medseg.io import Case
@@ -30,7 +31,6 @@ from medseg.progress import Progress, track
 from medseg.runs import Plan
 from medseg.training.arrays import SUFFIX, StoredArray, write_array
 from medseg.training.border_weights import BorderWeights
-from medseg.training.fingerprint import read_case, read_instance_map, read_labelled_case
 from medseg.transforms import preprocess
 from medseg.volume import Volume
 

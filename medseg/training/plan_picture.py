@@ -8,11 +8,11 @@ from importlib.util import find_spec
 import numpy as np
 
 from medseg.data import Dataset
+from medseg.data.reading import read_case, read_labelled_case
 from medseg.io import Case, read_header
 from medseg.pictures import PlanExample, plan_picture
 from medseg.progress import Progress, SilentProgress
 from medseg.runs import Plan
-from medseg.training.fingerprint import read_case, read_labelled_case
 from medseg.transforms import preprocess
 
 __all__ = ["draw_plan", "median_case"]

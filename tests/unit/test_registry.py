@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from medseg.errors import ConfigError
-from medseg.registry import LOSSES, NETWORKS, SEGMENTERS, Entry, Registry, did_you_mean
+from medseg.registry import LOSSES, METHODS, NETWORKS, Entry, Registry, did_you_mean
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_did_you_mean(name: str, answer: str) -> None:
 
 @pytest.mark.parametrize(
     ("registry", "name"),
-    [(registry, name) for registry in (NETWORKS, LOSSES, SEGMENTERS) for name in registry.names()],
+    [(registry, name) for registry in (NETWORKS, LOSSES, METHODS) for name in registry.names()],
     ids=lambda value: value if isinstance(value, str) else value.kind,
 )
 def test_every_built_in_name_resolves(registry: Registry, name: str) -> None:

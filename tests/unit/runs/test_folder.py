@@ -24,7 +24,7 @@ def test_open_refuses_what_is_no_folder(tmp_path: Path) -> None:
 
 
 def test_open_refuses_a_folder_without_a_run(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"holds no run \(no plan\.json\)"):
+    with pytest.raises(InputError, match=r"holds no run \(no plan\.json or task\.json\)"):
         RunFolder.open(tmp_path)
 
 

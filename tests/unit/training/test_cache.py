@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from medseg.data import Dataset, load_dataset
+from medseg.data.reading import read_labelled_case
 from medseg.errors import GeometryError, InputError, ResourceError
 from medseg.files import sha256_of, write_json
 from medseg.io import read_volume, write_volume
@@ -30,7 +31,6 @@ from medseg.training import plan_from_dataset
 from medseg.training.arrays import write_array
 from medseg.training.border_weights import border_weights_of
 from medseg.training.cache import CachedCase, prepare_cases
-from medseg.training.fingerprint import read_labelled_case
 from medseg.transforms import preprocess
 from medseg.volume import Volume
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from medseg.data import Dataset
+from medseg.data.reading import read_labelled_case
 from medseg.errors import GeometryError, InputError
 from medseg.training import fingerprint
-from medseg.training.fingerprint import read_labelled_case
 
 MakeDataset = Callable[..., Dataset]
 
