@@ -6,7 +6,8 @@ this leaves, predicts the same images, and both label maps are compared voxel by
     python benchmarks/nnunet_labels.py --data DATASET --nnunet-python PYTHON --out runs/nnunet_labels
 
 Options choose what nnU-Net is to plan: --configuration 2d, --planner nnUNetPlannerResEncM, --spacing
-3.5,1.2,0.9, --reader NibabelIOWithReorient, --folds 2, --features 8, --epochs 2, --iterations 100.
+3.5,1.2,0.9, --reader NibabelIOWithReorient, --folds 2, --features 8, --patch 24,32,24,
+--epochs 2, --iterations 250.
 
 What is done already in --out is not done again. It fails if less than 99.9 % of the voxels agree.
 """
@@ -27,7 +28,17 @@ from medseg.segmenters import load_segmenter
 
 PEER = Path(__file__).parent / "peers" / "nnunet_labels.py"
 AGREEING_AT_LEAST = 0.999
-PASSED_ON = ("cases", "train-cases", "configuration", "planner", "reader", "spacing", "features", "epochs")
+PASSED_ON = (
+    "cases",
+    "train-cases",
+    "configuration",
+    "planner",
+    "reader",
+    "spacing",
+    "features",
+    "patch",
+    "epochs",
+)
 
 
 def main() -> None:

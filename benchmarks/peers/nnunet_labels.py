@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--reader", help="nnU-Net's class that reads images; its own choice if left out")
     parser.add_argument("--spacing", help="of the plan, as 1,1,1; nnU-Net's choice if left out")
     parser.add_argument("--features", type=int, help="of the first stage; nnU-Net's choice if left out")
+    parser.add_argument("--patch", help="as 24,32,24; nnU-Net's choice if left out")
     parser.add_argument("--epochs", default=2, type=int)
     parser.add_argument("--iterations", default=50, type=int, help="of an epoch")
     parser.add_argument("--folds", default=1, type=int)
@@ -107,8 +108,11 @@ def train(chosen: argparse.Namespace) -> Path:
     for fold in range(chosen.folds):
         plans: dict[str, Any] = json.loads((preprocessed / f"{plans_of(chosen)}.json").read_text())
         plans["continue_training"] = False
+        planned = plans["configurations"][chosen.configuration]
+        if chosen.patch:
+            planned["patch_size"] = [int(size) for size in chosen.patch.split(",")]
         if chosen.features:
-            options = plans["configurations"][chosen.configuration]["architecture"]["arch_kwargs"]
+            options = planned["architecture"]["arch_kwargs"]
             stages = range(options["n_stages"])
             options["features_per_stage"] = [chosen.features * 2**stage for stage in stages]
         described = json.loads((preprocessed / "dataset.json").read_text())
