@@ -29,16 +29,9 @@ from medseg.segmenters import load_segmenter
 PEER = Path(__file__).parent / "peers" / "nnunet_labels.py"
 AGREEING_AT_LEAST = 0.999
 PASSED_ON = (
-    "cases",
-    "train-cases",
-    "configuration",
-    "planner",
-    "reader",
-    "spacing",
-    "features",
-    "patch",
-    "epochs",
-)
+    "cases", "train-cases", "configuration", "planner", "reader", "spacing", "features", "patch", "epochs",
+    "iterations", "folds",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -48,7 +41,7 @@ def main() -> None:
     parser.add_argument("--nnunet-python", required=True, type=Path, help="a Python that has nnU-Net")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    for name in (*PASSED_ON, "iterations", "folds"):
+    for name in PASSED_ON:
         parser.add_argument(f"--{name}", help="see peers/nnunet_labels.py")
     chosen = parser.parse_args()
     theirs = once(chosen.out / "nnunet.json", lambda: by_nnunet(chosen))
@@ -74,7 +67,7 @@ def by_nnunet(chosen: argparse.Namespace) -> dict[str, Any]:
         "--out",
         chosen.out / "work",
     ]
-    for name in (*PASSED_ON, "iterations", "folds"):
+    for name in PASSED_ON:
         value = getattr(chosen, name.replace("-", "_"))
         if value is not None:
             command += [f"--{name}", value]
