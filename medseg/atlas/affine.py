@@ -9,6 +9,7 @@ import numpy.typing as npt
 import SimpleITK as sitk
 
 from medseg.atlas.choices import AffineChoice
+from medseg.atlas.transform import Transform
 from medseg.errors import InputError
 from medseg.io.sitk import itk_image, to_lps, to_ras
 from medseg.volume import Volume
@@ -20,6 +21,7 @@ _HISTOGRAM_BINS = 32
 _FIRST_STEP_MM = 1.0
 _LAST_STEP_MM = 1e-3
 _SHORTER = 0.6
+_DECIMALS = 9
 _STARTS = {
     "centre": sitk.CenteredTransformInitializerFilter.GEOMETRY,
     "moments": sitk.CenteredTransformInitializerFilter.MOMENTS,
@@ -61,6 +63,11 @@ def register_affine(
         # Rotations about the image's centre hardly move it: steps along all parameters stay comparable.
         start.SetCenter(_centre_of(itk_fixed))
         _set_matrix(start, to_lps(initial))
+    if not Transform(fixed.grid, to_ras(_matrix_of(start))).covers(moving.grid).any():
+        raise InputError(
+            "the images cannot be laid onto each other: they do not overlap",
+            fix="let it start from their centres",
+        )
     method = _method(choice, seed)
     if fixed_mask is not None:
         method.SetMetricFixedMask(itk_image(Volume(fixed_mask[np.newaxis], fixed.grid), np.uint8))
@@ -72,7 +79,8 @@ def register_affine(
         raise InputError(
             f"the images cannot be laid onto each other ({what})", fix="start from their 'moments'"
         ) from error
-    return to_ras(_matrix_of(start))
+    # ITK's last digits change with where memory lies: what is built on the map shall not.
+    return np.round(to_ras(_matrix_of(start)), _DECIMALS)
 
 
 def use_metric(method: sitk.ImageRegistrationMethod, metric: str) -> None:

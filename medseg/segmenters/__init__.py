@@ -7,6 +7,7 @@ from medseg.segmenters.network import NetworkSegmenter
 from medseg.segmenters.passage import MODES
 from medseg.segmenters.predict import CaseOutcome, exit_code, predict_cases, predict_jobs, write_summary
 from medseg.segmenters.protocol import CaseLike, Segmenter
+from medseg.segmenters.refined import RefinedSegmenter
 from medseg.segmenters.segmentation_plan import NetworkPassage, SegmentationPlan
 from medseg.segmenters.validation import validation_cases
 from medseg.segmenters.weights import read_checkpoint, read_weights
@@ -18,6 +19,7 @@ __all__ = [
     "EnsembleSegmenter",
     "NetworkPassage",
     "NetworkSegmenter",
+    "RefinedSegmenter",
     "SegmentationPlan",
     "Segmented",
     "Segmenter",

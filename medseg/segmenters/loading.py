@@ -13,6 +13,7 @@ from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.members import CHECKPOINTS, Asked, Resources, members_of
 from medseg.segmenters.protocol import Segmenter
+from medseg.segmenters.refined import RefinedSegmenter
 
 __all__ = ["load_segmenter"]
 
@@ -56,7 +57,8 @@ def load_segmenter(
             is refused, with all that it would execute.
 
     Returns:
-        The network or other method, or the ensemble of several folds'.
+        The network or other method, or the ensemble of several folds'; where ``postprocess`` refines scores,
+        with that around it.
 
     Raises:
         InputError: There is none of these in this folder, or it is a pretraining's run.
@@ -75,6 +77,14 @@ def load_segmenter(
     asked = Asked(fold, checkpoint, precision, given, postprocess, trust)
     found = [member for place in paths for member in members_of(place, asked)]
     compute = choose_compute(device, precision)
+    refine, *others = [member.refine for member in found]
+    if any(other != refine for other in others):
+        raise ConfigError(
+            "runs differ in how scores are refined", where="--postprocess", fix="choose one way for all"
+        )
     resources = Resources(compute, max_ram_bytes, max_vram_bytes, len(found), jobs)
     members = [member.load(resources) for member in found]
-    return members[0] if len(members) == 1 else EnsembleSegmenter(members)
+    segmenter = members[0] if len(members) == 1 else EnsembleSegmenter(members)
+    if refine is None:
+        return segmenter
+    return RefinedSegmenter(segmenter, refine, max_ram_bytes=max_ram_bytes)

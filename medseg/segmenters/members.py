@@ -17,7 +17,8 @@ from medseg.postprocessing import require_classes
 from medseg.runs import FoldFolder, Plan, RunFolder
 from medseg.runs.bundle import BundleFolder, is_bundle
 from medseg.runs.nnunet import NnunetFolder
-from medseg.runs.recipe import InferenceChoice, PostprocessChoice, Recipe
+from medseg.runs.postprocess import PostprocessChoice, RefineChoice
+from medseg.runs.recipe import InferenceChoice, Recipe
 from medseg.segmenters.bundles.metadata import require_true_metadata
 from medseg.segmenters.bundles.opening import open_bundle
 from medseg.segmenters.bundles.zoo import load_bundle_segmenter
@@ -51,6 +52,16 @@ class Asked:
     postprocess: PostprocessChoice | None
     trust: bool
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        """What is asked for to be done to scores."""
+        return None if self.postprocess is None else self.postprocess.refine
+
+    @property
+    def of_label_maps(self) -> PostprocessChoice | None:
+        """What is asked for to be done to label maps alone."""
+        return None if self.postprocess is None else self.postprocess.of_label_maps
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -74,6 +85,11 @@ class Resources:
 class Member(Protocol):
     """One that takes part; nothing large is read before it is loaded."""
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        """What is done to scores, once those of all members are averaged."""
+        ...
+
     def load(self, resources: Resources) -> Segmenter:
         """Make the segmenter."""
         ...
@@ -95,6 +111,11 @@ class _Network:
     inference: InferenceChoice
     postprocess: PostprocessChoice
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        """See ``Member``."""
+        return self.postprocess.refine
+
     def load(self, resources: Resources) -> Segmenter:
         """See ``Member``."""
         plan = self.plan
@@ -113,7 +134,7 @@ class _Network:
             preprocessing=plan.preprocessing,
             patch_size=plan.patch_size,
             inference=self.inference,
-            postprocess=self.postprocess,
+            postprocess=self.postprocess.of_label_maps,
             compute=resources.compute,
             max_ram_bytes=resources.max_ram_bytes,
             max_vram_bytes=resources.max_vram_bytes,
@@ -129,17 +150,22 @@ class _Fitted:
     Attributes:
         run: The run.
         fold: The fold.
-        postprocess: What is done to label maps; the recipe's if ``None``.
+        postprocess: What is done to scores and label maps.
     """
 
     run: RunFolder
     fold: FoldFolder
-    postprocess: PostprocessChoice | None
+    postprocess: PostprocessChoice
+
+    @property
+    def refine(self) -> RefineChoice | None:
+        """See ``Member``."""
+        return self.postprocess.refine
 
     def load(self, resources: Resources) -> Segmenter:
         """See ``Member``."""
         shared = Running(resources.jobs, resources.max_ram_bytes, resources.members)
-        return load_method(self.run, self.fold, shared, self.postprocess)
+        return load_method(self.run, self.fold, shared, self.postprocess.of_label_maps)
 
 
 @dataclass(frozen=True)
@@ -149,13 +175,18 @@ class _Foreign:
     bundle: BundleFolder
     asked: Asked
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        """See ``Member``."""
+        return self.asked.refine
+
     def load(self, resources: Resources) -> Segmenter:
         """See ``Member``."""
         return load_bundle_segmenter(
             self.bundle,
             resources.compute,
             trust=self.asked.trust,
-            postprocess=self.asked.postprocess,
+            postprocess=self.asked.of_label_maps,
             max_ram_bytes=resources.max_ram_bytes,
             shared_by=resources.members,
         )
@@ -168,6 +199,11 @@ class _Nnunet:
     model: NnunetFolder
     asked: Asked
 
+    @property
+    def refine(self) -> RefineChoice | None:
+        """See ``Member``."""
+        return self.asked.refine
+
     def load(self, resources: Resources) -> Segmenter:
         """See ``Member``."""
         files = self.model.checkpoints(self.asked.checkpoint)
@@ -177,7 +213,7 @@ class _Nnunet:
             self.model,
             _chosen(named, self.asked.fold, self.model.path),
             resources.compute,
-            postprocess=self.asked.postprocess,
+            postprocess=self.asked.of_label_maps,
             max_ram_bytes=resources.max_ram_bytes,
             shared_by=resources.members,
         )
@@ -195,13 +231,14 @@ def members_of(path: str | os.PathLike[str], asked: Asked) -> Sequence[Member]:
     if run.is_method:
         _refuse_choices(asked.given, run.path, "holds none")
         folders = {folder.index: folder for folder in run.trained_folds()}
-        return [_Fitted(run, folder, asked.postprocess) for folder in _chosen(folders, asked.fold, run.path)]
+        chosen = run.method_recipe().postprocess if asked.postprocess is None else asked.postprocess
+        return [_Fitted(run, folder, chosen) for folder in _chosen(folders, asked.fold, run.path)]
     recipe, plan = run.recipe(), run.plan()
     inference = _inference_choice(recipe, asked.given)
     afterwards = run.chosen(recipe.postprocess if asked.postprocess is None else asked.postprocess)
     trained = {folder.index: folder.weights(asked.checkpoint) for folder in run.trained_folds()}
-    chosen = _chosen(trained, asked.fold, run.path)
-    return [_Network(weights, plan, inference, afterwards) for weights in chosen]
+    weights_of_folds = _chosen(trained, asked.fold, run.path)
+    return [_Network(weights, plan, inference, afterwards) for weights in weights_of_folds]
 
 
 def _of_bundle(bundle: BundleFolder, asked: Asked) -> Sequence[Member]:
