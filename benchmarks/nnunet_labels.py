@@ -30,7 +30,7 @@ PEER = Path(__file__).parent / "peers" / "nnunet_labels.py"
 AGREEING_AT_LEAST = 0.999
 PASSED_ON = (
     "cases", "train-cases", "configuration", "planner", "reader", "spacing", "features", "patch", "epochs",
-    "iterations", "folds",
+    "iterations", "folds", "learning-rate",
 )  # fmt: skip
 
 

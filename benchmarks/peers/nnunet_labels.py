@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--spacing", help="of the plan, as 1,1,1; nnU-Net's choice if left out")
     parser.add_argument("--features", type=int, help="of the first stage; nnU-Net's choice if left out")
     parser.add_argument("--patch", help="as 24,32,24; nnU-Net's choice if left out")
+    parser.add_argument("--learning-rate", type=float, help="nnU-Net's choice if left out")
     parser.add_argument("--epochs", default=2, type=int)
     parser.add_argument("--iterations", default=50, type=int, help="of an epoch")
     parser.add_argument("--folds", default=1, type=int)
@@ -87,7 +88,8 @@ def prepare(chosen: argparse.Namespace) -> list[Path]:
         options += ["-overwrite_target_spacing", *chosen.spacing.split(",")]
         options += ["-overwrite_plans_name", plans_of(chosen)]
     environment = {**os.environ, "nnUNet_n_proc_DA": "1"}
-    subprocess.run([tool, *options], check=True, stdout=sys.stderr, env=environment)
+    if not (chosen.out / "preprocessed" / DATASET / f"{plans_of(chosen)}.json").exists():
+        subprocess.run([tool, *options], check=True, stdout=sys.stderr, env=environment)
     return [raw / "imagesTs" / f"{case}_0000.nii.gz" for case in ids[: chosen.cases]]
 
 
@@ -119,6 +121,8 @@ def train(chosen: argparse.Namespace) -> Path:
         torch.manual_seed(fold)
         trainer = nnUNetTrainer(plans, chosen.configuration, fold, described, torch.device("cpu"))
         trainer.num_epochs = chosen.epochs
+        if chosen.learning_rate:
+            trainer.initial_lr = chosen.learning_rate
         trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = chosen.iterations, 2
         trainer.run_training()
     return Path(trainer.output_folder_base)
