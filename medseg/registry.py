@@ -202,7 +202,15 @@ LOSSES = Registry(
     },
 )
 
-METHODS = Registry("method", {})
+METHODS = Registry(
+    "method",
+    {
+        "multi_atlas": Entry(
+            "medseg.segmenters.methods.multi_atlas:MultiAtlasSegmenter",
+            "labels of the most similar cases, registered and fused",
+        ),
+    },
+)
 """Ways to segment without a network of one's own; see ``medseg.segmenters.methods``."""
 
 VOLUME_FORMATS = Registry(

@@ -28,7 +28,16 @@ from medseg.io.text_header import TextHeader, parse_metaimage, parse_nrrd
 from medseg.io.voxels import InflatedStream, VoxelStream, explain_damage, pieces_to_write
 from medseg.volume import Slices
 
-__all__ = ["DetachedMetaImageFormat", "DetachedNrrdFormat", "MetaImageFormat", "NrrdFormat"]
+__all__ = [
+    "DetachedMetaImageFormat",
+    "DetachedNrrdFormat",
+    "MetaImageFormat",
+    "NrrdFormat",
+    "itk_image",
+    "ras_displacements",
+    "to_lps",
+    "to_ras",
+]
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _PROBE_BYTES = 1 << 20
@@ -40,6 +49,38 @@ _DTYPES: dict[int, np.dtype[Any]] = {
         *("Float32", "Float64"),
     )
 }
+
+
+def itk_image(volume: Slices, dtype: npt.DTypeLike = np.float32) -> sitk.Image:
+    """A volume as an image of ITK's, at the same place in the patient.
+
+    Args:
+        volume: Array (C, X, Y, Z) and grid.
+        dtype: Of the image's voxels.
+
+    Example:
+        >>> from medseg.volume import Volume
+        >>> grid = Grid((2, 3, 4), np.diag([2.0, 1.0, 1.0, 1.0]))
+        >>> image = itk_image(Volume(np.zeros((1, 2, 3, 4)), grid))
+        >>> image.GetSize(), image.TransformIndexToPhysicalPoint((1, 0, 0))
+        ((2, 3, 4), (-2.0, 0.0, 0.0))
+    """
+    return _to_image(volume, np.dtype(dtype))
+
+
+def to_ras(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """A 4x4 matrix between points in LPS millimetres, as one between points in RAS millimetres."""
+    return np.asarray(_LPS_TO_RAS @ matrix @ _LPS_TO_RAS)
+
+
+to_lps = to_ras
+"""The way back, which is the same: both axes are turned again."""
+
+
+def ras_displacements(field: sitk.Image) -> npt.NDArray[np.float32]:
+    """Vectors of ITK's displacement field as (3, X, Y, Z) in RAS millimetres."""
+    vectors = sitk.GetArrayViewFromImage(field).transpose(3, 2, 1, 0)
+    return np.ascontiguousarray(vectors * np.diag(_LPS_TO_RAS)[:3, None, None, None], dtype=np.float32)
 
 
 class _ItkFormat(ABC):

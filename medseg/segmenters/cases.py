@@ -180,7 +180,7 @@ def open_image(case: CaseLike, channel_names: Sequence[str]) -> Iterator[Slices]
         yield case
         return
     if isinstance(case, Case) and case.dicom is not None:
-        _require_channels(1, channel_names, case.id)
+        _require_channels(case.dicom.channels, channel_names, case.id)
         yield _decoded(case.dicom)
         return
     paths = _checked_paths(case, channel_names)

@@ -1,0 +1,1 @@
+"""Methods that segment by labelled images brought onto a new one."""

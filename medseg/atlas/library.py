@@ -1,0 +1,246 @@
+"""Labelled images that were laid onto one template, so that those most like a new image are found at once."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from medseg.atlas.affine import register_affine
+from medseg.atlas.cache import TransformCache
+from medseg.atlas.choices import AffineChoice, DeformableChoice, RegistrationChoice
+from medseg.atlas.groupwise import build_template
+from medseg.atlas.selection import most_similar, signatures
+from medseg.atlas.transform import Transform
+from medseg.errors import BundleError, explain_os_errors
+from medseg.files import atomic_path, read_json, write_json
+from medseg.geometry import Grid
+from medseg.progress import Progress
+from medseg.volume import Volume
+
+__all__ = ["Atlas", "AtlasLibrary", "Candidate", "read_arrays", "write_arrays"]
+
+_LIST, _TEMPLATE, _FOLDER = "atlases.json", "template.npz", "atlases"
+_LIKELY = 0.05
+_AROUND_MM = 5.0
+_REFIT = "fit it anew"
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """A labelled image.
+
+    Attributes:
+        name: Of its case.
+        image: (1, X, Y, Z), as ``standardized`` gives it.
+        indices: Class of each voxel, (X, Y, Z).
+    """
+
+    name: str
+    image: Volume
+    indices: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """An atlas that was chosen for an image.
+
+    Attributes:
+        number: Of the atlas in its library.
+        matrix: 4x4, from points of the image to points of the atlas, by way of the template.
+    """
+
+    number: int
+    matrix: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class AtlasLibrary:
+    """Atlases in a folder, of which only those that are chosen are read.
+
+    Attributes:
+        folder: Where they lie.
+        names: Of their cases.
+        template: (1, X, Y, Z), their mean.
+        matrices: (N, 4, 4), from points of the template to points of each.
+        region: (X, Y, Z), where on the template the structures lie, and what is around them.
+        signatures: (N, V), the atlases in that region; see ``selection.signatures``.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    template: Volume
+    matrices: npt.NDArray[np.float64]
+    region: npt.NDArray[np.bool_]
+    signatures: npt.NDArray[np.float16]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def select(self, image: Volume, count: int, choice: AffineChoice, *, seed: int = 0) -> list[Candidate]:
+        """The atlases most like an image after affine registration, the best first.
+
+        The image alone is registered, onto the template; the atlases were when the library was built.
+
+        Args:
+            image: (1, X, Y, Z), as ``standardized`` gives it.
+            count: How many.
+            choice: Of the affine registration.
+            seed: Of what is drawn.
+        """
+        onto = register_affine(image, self.template, choice, seed=seed)
+        back = Transform(self.template.grid, np.asarray(np.linalg.inv(onto), dtype=np.float64))
+        (signature,) = signatures(back.apply(image).array, self.region)
+        chosen = most_similar(signature, self.signatures, count)
+        return [Candidate(int(number), self.matrices[number] @ onto) for number in chosen]
+
+    def read(self, number: int) -> Atlas:
+        """One of the atlases.
+
+        Raises:
+            BundleError: Its file is missing or damaged.
+        """
+        arrays = read_arrays(_atlas_path(self.folder, number), "image", "indices", "affine")
+        image, indices = arrays["image"].astype(np.float32), arrays["indices"]
+        if image.shape != indices.shape:
+            raise BundleError("does not fit itself", where=_atlas_path(self.folder, number), fix=_REFIT)
+        grid = Grid(image.shape, arrays["affine"])
+        return Atlas(self.names[number], Volume(image[np.newaxis], grid), indices)
+
+    @classmethod
+    def build(
+        cls,
+        atlases: Sequence[Atlas],
+        folder: str | os.PathLike[str],
+        choice: AffineChoice,
+        *,
+        rounds: int = 2,
+        seed: int = 0,
+        cache: TransformCache | None = None,
+        workers: int = 1,
+        progress: Progress | None = None,
+    ) -> AtlasLibrary:
+        """Lay atlases onto their mean, and write all of them.
+
+        Args:
+            atlases: Labelled everywhere.
+            folder: Is made.
+            choice: How they are laid onto the mean.
+            rounds: In how many rounds the mean is found.
+            seed: Of what is drawn.
+            cache: Of the transforms.
+            workers: Processes.
+            progress: Shows how far it is.
+        """
+        images = [atlas.image for atlas in atlases]
+        affine = RegistrationChoice(affine=choice, deformable=DeformableChoice(method="none"))
+        template = build_template(
+            images, affine, affine_rounds=rounds, seed=seed, cache=cache, workers=workers, progress=progress
+        )
+        grid = template.image.grid
+        foreground = np.zeros(grid.shape, np.float32)
+        laid = np.empty((len(atlases), *grid.shape), np.float16)
+        for number, (atlas, transform) in enumerate(zip(atlases, template.transforms, strict=True)):
+            mask = Volume((atlas.indices > 0)[np.newaxis].astype(np.float32), atlas.image.grid)
+            foreground += transform.apply(mask, outside=0.0).array[0]
+            laid[number] = transform.apply(atlas.image).array[0]
+        region = _around(foreground / len(atlases), grid)
+        library = cls(
+            folder=Path(folder),
+            names=tuple(atlas.name for atlas in atlases),
+            template=template.image,
+            matrices=np.stack([transform.matrix for transform in template.transforms]),
+            region=region,
+            signatures=signatures(laid, region).astype(np.float16),
+        )
+        library._write(atlases)
+        return library
+
+    def _write(self, atlases: Sequence[Atlas]) -> None:
+        for number, atlas in enumerate(atlases):
+            write_arrays(
+                _atlas_path(self.folder, number),
+                image=atlas.image.array[0].astype(np.float16),
+                indices=atlas.indices,
+                affine=atlas.image.grid.affine,
+            )
+        write_arrays(
+            self.folder / _TEMPLATE,
+            image=self.template.array[0],
+            affine=self.template.grid.affine,
+            matrices=self.matrices,
+            region=self.region,
+            signatures=self.signatures,
+        )
+        write_json(list(self.names), self.folder / _LIST)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> AtlasLibrary:
+        """The library that ``build`` wrote into a folder.
+
+        Raises:
+            BundleError: A file is missing or damaged.
+        """
+        path = Path(folder)
+        arrays = read_arrays(path / _TEMPLATE, "image", "affine", "matrices", "region", "signatures")
+        names, image = read_json(path / _LIST), arrays["image"]
+        fitting = (
+            isinstance(names, list)
+            and len(names) == len(arrays["matrices"]) == len(arrays["signatures"]) > 0
+            and arrays["region"].shape == image.shape
+        )
+        if not fitting:
+            raise BundleError("does not fit its list of atlases", where=path / _TEMPLATE, fix=_REFIT)
+        return cls(
+            folder=path,
+            names=tuple(map(str, names)),
+            template=Volume(image[np.newaxis], Grid(image.shape, arrays["affine"])),
+            matrices=arrays["matrices"],
+            region=arrays["region"],
+            signatures=arrays["signatures"],
+        )
+
+
+def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
+    """Write arrays into one compressed ``.npz``, atomically."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
+    """Read arrays that ``write_arrays`` wrote; nothing in the file is executed.
+
+    Raises:
+        BundleError: The file is missing or damaged, lacks an array, or holds numbers that are not finite.
+    """
+    if not path.is_file():
+        raise BundleError("is missing", where=path, fix=_REFIT)
+    try:
+        with explain_os_errors(path), np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in names}
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError("is damaged", where=path, fix=_REFIT) from error
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise BundleError("holds numbers that are not finite", where=path, fix=_REFIT)
+    return arrays
+
+
+def _atlas_path(folder: Path, number: int) -> Path:
+    return folder / _FOLDER / f"{number:04d}.npz"
+
+
+def _around(foreground: npt.NDArray[np.floating], grid: Grid) -> npt.NDArray[np.bool_]:
+    """Where foreground is likely, and a few millimetres around; everything where there is none."""
+    likely = foreground > _LIKELY
+    if not likely.any():
+        return np.ones(grid.shape, bool)
+    distance = ndimage.distance_transform_edt(~likely, sampling=grid.spacing_mm)
+    around: npt.NDArray[np.bool_] = np.asarray(distance) <= _AROUND_MM
+    return around
