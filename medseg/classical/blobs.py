@@ -127,12 +127,17 @@ def find_blobs(
 
 def _require_options(smallest: float, largest: float, threshold: float, scales: int, overlap: float) -> None:
     if not 0.0 < smallest <= largest:
-        raise ConfigError(f"no blob has a radius from {smallest} to {largest} mm", fix="give 0 < smallest <= largest")
+        raise ConfigError(
+            f"no blob has a radius from {smallest} to {largest} mm", fix="give 0 < smallest <= largest"
+        )
     if scales < 1 or (scales == 1 and smallest != largest):
-        raise ConfigError(f"{scales} scales from {smallest} to {largest} mm", fix="give more scales, or one radius")
+        raise ConfigError(
+            f"{scales} scales from {smallest} to {largest} mm", fix="give more scales, or one radius"
+        )
     if not threshold > 0.0 or not 0.0 <= overlap < 1.0:
         raise ConfigError(
-            f"threshold={threshold}, overlap={overlap}", fix="give a threshold above 0, an overlap from 0 to below 1"
+            f"threshold={threshold}, overlap={overlap}",
+            fix="give a threshold above 0, an overlap from 0 to below 1",
         )
 
 

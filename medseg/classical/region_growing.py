@@ -128,7 +128,10 @@ def confidence_region(
     values = image[members]
     region = np.zeros(image.shape, np.bool_)
     for _ in range(iterations + 1):
-        mean, spread = float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64, ddof=_ddof(values)))
+        mean, spread = (
+            float(values.mean(dtype=np.float64)),
+            float(values.std(dtype=np.float64, ddof=_ddof(values))),
+        )
         # Seeds are of the region whatever their intensity: bounds are widened to hold them.
         low = min(mean - deviations * spread, float(image[seeds].min()))
         high = max(mean + deviations * spread, float(image[seeds].max()))

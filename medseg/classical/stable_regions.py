@@ -17,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from medseg.components import BoolArray, Box, Connectivity, component_sizes, connected_components, require_spacing
+from medseg.components import (
+    BoolArray,
+    Box,
+    Connectivity,
+    component_sizes,
+    connected_components,
+    require_spacing,
+)
 from medseg.errors import ConfigError, InputError
 
 __all__ = ["StableRegion", "find_stable_regions"]

@@ -50,7 +50,9 @@ def test_growing_agrees_with_simpleitk(connectivity: Any) -> None:
         [index],
         lower=60.0,
         upper=130.0,
-        connectivity=full if connectivity == "corners" else sitk.ConnectedThresholdImageFilter.FaceConnectivity,
+        connectivity=full
+        if connectivity == "corners"
+        else sitk.ConnectedThresholdImageFilter.FaceConnectivity,
     )
     seeds = seed_at(image.shape, index)
     ours = grow_region(image, seeds, 60.0, 130.0, spacing_mm=SPACING_MM, connectivity=connectivity)
@@ -138,7 +140,13 @@ def test_blobs_agree_with_scikit_image() -> None:
     )
     root = np.sqrt(3.0)
     theirs = feature.blob_log(
-        image, min_sigma=2.0 / root, max_sigma=5.0 / root, num_sigma=5, log_scale=True, threshold=0.25, overlap=1.0
+        image,
+        min_sigma=2.0 / root,
+        max_sigma=5.0 / root,
+        num_sigma=5,
+        log_scale=True,
+        threshold=0.25,
+        overlap=1.0,
     )
     places = {tuple(int(voxel) for voxel in blob[:3]) for blob in theirs}
     assert len(ours) >= 3
@@ -231,7 +239,11 @@ STABLE: dict[str, Any] = {"delta": 1.0, "smallest_volume_ml": 0.1, "largest_volu
         (lambda: grow_region(FLAT + np.nan, SEEDS, **GROWING), InputError, "NaN"),
         (lambda: grow_region(FLAT, SEEDS, **{**GROWING, "low": 2}), ConfigError, "no intensity"),
         (lambda: grow_region(FLAT, SEEDS, **GROWING, farthest_mm=-1.0), ConfigError, "no distance"),
-        (lambda: confidence_region(FLAT, SEEDS, spacing_mm=(1, 1, 1), deviations=0), ConfigError, "deviations"),
+        (
+            lambda: confidence_region(FLAT, SEEDS, spacing_mm=(1, 1, 1), deviations=0),
+            ConfigError,
+            "deviations",
+        ),
         (lambda: find_blobs(FLAT, (1, 1), **BLOBS), GeometryError, "no spacing"),
         (lambda: find_blobs(FLAT + np.inf, (1, 1, 1), **BLOBS), InputError, "NaN"),
         (lambda: find_blobs(FLAT, (1, 1, 1), **{**BLOBS, "threshold": 0.0}), ConfigError, "threshold"),
