@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,8 @@ __all__ = ["Blob", "find_blobs", "laplacian_of_gaussian"]
 FloatArray = npt.NDArray[np.float32]
 
 
-class Blob(NamedTuple):
+@dataclass(frozen=True)
+class Blob:
     """A round thing that stands out.
 
     Attributes:

@@ -20,8 +20,8 @@ __all__ = ["PermutohedralLattice"]
 _POINTS_AT_A_TIME = 1 << 18
 _MANY_VERTICES = 1 << 20
 _TABLE_CELLS = 16
-"""Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up in
-a table of it; else they are sorted."""
+"""Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up
+in a table of it; else they are sorted."""
 
 
 class PermutohedralLattice:
@@ -280,12 +280,12 @@ def _blur_weight(apart: int, dims: int, passes: int) -> float:
     width = 2 * passes
 
     def step(way: int) -> float:
-        return math.comb(width, passes + way) / float(2**width) if abs(way) <= passes else 0.0
+        return math.comb(width, passes + way) / float(1 << width) if abs(way) <= passes else 0.0
 
     # One step along each of the d + 1 directions leads back: ways that differ by that are the same.
-    return sum(
-        math.pow(step(1 + around), apart) * math.pow(step(around), dims + 1 - apart)
-        for around in range(-passes - 1, passes + 1)
+    ways = range(-passes - 1, passes + 1)
+    return math.fsum(
+        math.pow(step(1 + around), apart) * math.pow(step(around), dims + 1 - apart) for around in ways
     )
 
 

@@ -112,7 +112,7 @@ def test_the_laplacian_agrees_with_scipy_in_voxels() -> None:
 def test_a_ball_is_found_with_its_radius(radius_mm: float) -> None:
     spacing_mm = (1.0, 0.8, 1.5)
     place = np.indices((30, 36, 24)).T * spacing_mm - np.array([14.0, 14.4, 18.0])
-    image = 50.0 * (np.linalg.norm(place, axis=-1).T <= radius_mm)
+    image = 50.0 * (radius_mm >= np.linalg.norm(place, axis=-1).T)
     options: dict[str, Any] = {"smallest_radius_mm": 2.5, "largest_radius_mm": 8.0, "threshold": 30.0}
     (blob,) = find_blobs(image, spacing_mm, scales=9, **options)
     assert blob.index == (14, 18, 12)
@@ -128,7 +128,7 @@ def test_blobs_agree_with_scikit_image() -> None:
     image = np.zeros((40, 40, 40))
     for _ in range(5):
         middle = rng.integers(8, 32, 3)
-        image[np.linalg.norm(np.indices(image.shape).T - middle, axis=-1).T <= rng.uniform(2.0, 4.0)] = 1.0
+        image[rng.uniform(2.0, 4.0) >= np.linalg.norm(np.indices(image.shape).T - middle, axis=-1).T] = 1.0
     ours = find_blobs(
         image,
         (1.0, 1.0, 1.0),
