@@ -209,6 +209,10 @@ METHODS = Registry(
             "medseg.segmenters.methods.multi_atlas:MultiAtlasSegmenter",
             "labels of the most similar cases, registered and fused",
         ),
+        "multi_otsu": Entry(
+            "medseg.segmenters.methods.multi_otsu:MultiOtsuSegmenter",
+            "thresholds by Otsu, with a class for each band of intensity",
+        ),
     },
 )
 """Ways to segment without a network of one's own; see ``medseg.segmenters.methods``."""
