@@ -42,7 +42,7 @@ class ShapeModelOptions(Part):
     atlas: ProbabilisticAtlasOptions = ProbabilisticAtlasOptions()
     shape: ShapeChoice = ShapeChoice()
     use: Literal["regulariser", "alone"] = "regulariser"
-    weight: NonNegativeFloat = 0.5
+    weight: NonNegativeFloat = 0.3
 
     @property
     def channel(self) -> int:
