@@ -4,19 +4,20 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
-CODE := medseg tests $(wildcard benchmarks)
+CODE := medseg tests $(wildcard benchmarks examples)
 TEXT := $(CODE) $(wildcard docs pipelines *.md Makefile)
 
 # Tests run in as many processes as there are cores, with one thread each.
 PYTEST_ARGS ?= --numprocesses=auto
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test coverage lint format constraints clean
+.PHONY: help demo test bundle coverage lint format constraints clean
 
 help:
 	@echo "make demo         train, segment and score on built-in phantoms"
 	@echo "make test         lint, then all tests"
 	@echo "                  (some of them: make test PYTEST_ARGS=\"-k geometry\")"
+	@echo "make bundle       the test of bundles in an environment of MONAI alone, which is made first"
 	@echo "make coverage     all tests, and which lines and branches they reach; takes twice as long"
 	@echo "make lint         ruff, mypy, import-linter, codespell"
 	@echo "make format       let ruff correct what it can"
@@ -28,6 +29,9 @@ demo: $(VENV)/.installed-report
 
 test: lint
 	$(PYTEST) $(PYTEST_ARGS)
+
+bundle: $(VENV)/.installed-test $(VENV)-monai/.installed
+	MEDSEG_BUNDLE_PYTHON=$(CURDIR)/$(VENV)-monai/bin/python $(PYTEST) tests/integration/bundle -k monai_alone
 
 coverage: $(VENV)/.installed-test
 	$(PYTEST) --numprocesses=auto --cov=medseg --cov-report=term --cov-fail-under=90
@@ -54,6 +58,12 @@ $(VENV)/.installed-test: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP_INSTALL) -c constraints.txt -e '.[all,test]'
 	@touch $@
 
+# What a bundle says that it needs, and what MONAI's verify_metadata takes.
+$(VENV)-monai/.installed: constraints.txt
+	$(PYTHON) -m venv $(VENV)-monai
+	$(VENV)-monai/bin/python -m pip install --quiet -c constraints.txt monai torch nibabel pytorch-ignite fire PyYAML jsonschema
+	@touch $@
+
 # PyTorch alone stays as it is: its version is a decision.
 constraints:
 	rm -rf $(VENV)-newest
@@ -65,5 +75,5 @@ constraints:
 	rm -rf $(VENV)-newest
 
 clean:
-	rm -rf $(VENV) demo build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-monai demo build dist .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +

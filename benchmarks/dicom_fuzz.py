@@ -1,20 +1,23 @@
 """Thousands of DICOM files that lie: does each end in a verdict or in one line, soon and in little memory?
 
-Mutates small sound series of five kinds (bits flipped, lengths changed, truncated, elements removed, absurd
-numbers and texts, deep and endless sequences; see ``tests/data/dicom_mutations.py``), one file of each series
-at a time, and gives the folder to ``scan_dicom`` (what ``medseg inspect`` shows) and to ``convert``. Prints
-Markdown; ``results.json`` of ``--out`` has every file that did not end well, by its seed:
+Mutates small sound series of seven kinds, a segmentation and a structure set (bits flipped, lengths changed,
+truncated, elements removed, absurd numbers and texts, deep and endless sequences; see
+``tests/data/dicom_mutations.py``), one file at a time, and gives it to the command line: ``medseg inspect``,
+then ``medseg convert``. Prints Markdown; ``results.json`` of ``--out`` has every file that did not end well,
+by its seed:
 
     PYTHONPATH=. python benchmarks/dicom_fuzz.py --out runs/fuzz [--files 5000] [--first-seed 0]
 
 A process of its own does the work. A file may take ``--seconds`` of the processor's time, and the process's
-address space may grow by ``--gib``. Not well are: another exception than medseg's, a message of several
-lines, words that tell who the patient is, a hang, a process that died. Linux alone.
+address space may grow by ``--gib``. Not well are: an exception, an exit code without a line that says why or
+with words that are no such line, words that tell who the patient is, partial files, a hang, a process that
+died. Linux alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import multiprocessing
 import platform
 import shutil
@@ -24,24 +27,28 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 from measured import table
 
-from medseg.conversion import convert
-from medseg.errors import MedsegError
+from medseg.cli.main import main as medseg
 from medseg.files import write_json
 from medseg.io.dicom import scan_dicom
+from medseg.io.dicom.segmentations import FORMS, write_object
+from medseg.io.dicom.volumes import read_dicom_volume
+from medseg.labels import LabelScheme
+from medseg.volume import Volume
 from tests.data.dicom_mutations import mutated, write_sound_series
 from tests.data.limits import TookTooLongError, limited
 
 PATIENCE = 6
 """How many times its limit a file may take by the clock, where other processes compete for the cores."""
 START_SECONDS = 60
-WELL = ("written", "refused", "set aside", "error")
+WELL = ("exit code 0", *(f"exit code {code}" for code in range(2, 7)))
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,22 @@ def main() -> None:
     parser.add_argument("--gib", default=1.0, type=float, help="address space beyond that of the start")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.out, ignore_errors=True)
-    write_sound_series(chosen.out / "sound")
+    write_sound(chosen.out / "sound")
     seeds = list(range(chosen.first_seed, chosen.first_seed + chosen.files))
     trials = list(tried(seeds, chosen.out, chosen.seconds, int(chosen.gib * 2**30)))
     report(trials, chosen.out)
+
+
+def write_sound(folder: Path) -> None:
+    """What is mutated: series, and objects that were made on one of them."""
+    write_sound_series(folder)
+    files = sorted((folder / "explicit").iterdir())
+    image = read_dicom_volume(scan_dicom(folder / "explicit").volumes[0])
+    labels = Volume(np.zeros(image.array.shape, np.uint8), image.grid)
+    labels.array[:, 1:6, 2:5, 1:3] = 1
+    scheme = LabelScheme.from_names({1: "liver"})
+    for form in FORMS:
+        write_object(form, labels, scheme, files, folder / form / f"{form}.dcm")
 
 
 def tried(seeds: list[int], out: Path, seconds: float, more_bytes: int) -> Iterator[Trial]:
@@ -137,7 +156,7 @@ def trial(seed: int, out: Path, seconds: float, more_bytes: int) -> Trial:
     started = time.monotonic()
     try:
         with limited(seconds, more_bytes):
-            outcome, said = inspect_and_convert(folder, converted)
+            outcome, said = inspect_and_convert(kind, folder, converted, out / "sound" / "explicit")
     except TookTooLongError as error:
         outcome, said = "hang", str(error)
     except Exception as error:  # noqa: BLE001 - whatever comes is what we look for
@@ -163,27 +182,26 @@ def lying_file(out: Path, seed: int) -> tuple[str, str, Path]:
     return source.name, mutation, folder
 
 
-def inspect_and_convert(folder: Path, out: Path) -> tuple[str, str]:
-    scan = scan_dicom(folder, processes=1)
-    words = [f"{aside.kind}: {aside.what}" for aside in scan.set_aside]
-    words += [
-        word for volume in scan.volumes for one in volume.verdict.findings for word in (one.what, one.fix)
-    ]
-    outcome = "set aside" if scan.set_aside else "written"
-    try:
-        report = convert(folder, out, processes=1)
-    except MedsegError as error:
-        outcome = "error"
-        words.append(str(error))
-    else:
-        errors = [volume.error for volume in report.volumes if volume.error is not None]
-        words += map(str, errors)
-        outcome = "refused" if errors else outcome
-    if any("\n" in word for word in words):
-        outcome = "several lines"
-    if "secret" in " ".join(words).lower():
-        outcome = "names the patient"
-    return outcome, words[-1] if words else ""
+def inspect_and_convert(kind: str, folder: Path, out: Path, images: Path) -> tuple[str, str]:
+    """Both commands in this process; how the second ended, and what it said last."""
+    is_object = kind in FORMS
+    given = next(folder.iterdir()) if is_object else folder
+    source = ["--source", images] if is_object else ["--jobs", 1]
+    code = 0
+    for arguments in (["inspect", given], ["convert", given, out, *source]):
+        printed, told = io.StringIO(), io.StringIO()
+        with redirect_stdout(printed), redirect_stderr(told):
+            code = medseg([str(argument) for argument in arguments])
+        lines = told.getvalue().splitlines()
+        if code and not lines:
+            return f"{arguments[0]}: no reason", printed.getvalue()
+        if any(not line.startswith("medseg: ") for line in lines):
+            return f"{arguments[0]}: other words", told.getvalue()
+        if "secret" in (printed.getvalue() + told.getvalue()).lower():
+            return f"{arguments[0]}: names the patient", told.getvalue()
+    if out.is_dir() and any(path.name.startswith(".") for path in out.iterdir()):
+        return "partial files", lines[-1] if lines else ""
+    return f"exit code {code}", lines[-1] if lines else ""
 
 
 def peak_gib() -> float:

@@ -2,16 +2,18 @@
 
 Writes the phantoms of ``tests/data/dicom_cases.py`` and takes the real series of ``--data``. Each is
 converted by medseg (with ``--repair`` too where that may help), dcm2niix, dicom2nifti (their defaults),
-SimpleITK's series reader and MONAI's ``PydicomReader``; what they write is compared with the truth. Prints
-Markdown; the same in ``results.json``:
+SimpleITK's series reader, MONAI's ``PydicomReader`` and ``ITKReader``; what they write is compared with the
+truth. Prints Markdown; the same in ``results.json``:
 
-    PYTHONPATH=. python benchmarks/dicom_peers.py --out runs/dicom [--data DATA] [--peers-bin BIN]
+    PYTHONPATH=. python benchmarks/dicom_peers.py --out runs/dicom [--data DATA] [--peers-bin BIN] \
+        [--peers-site SITE_PACKAGES]
 
 right: voxels and affine are the truth's, after reorientation. repaired: resampled, and what is seen lies
 within half a voxel of where it was. refused: nothing was written, or a volume is absent and the exit code
 says so. silently wrong: anything else; what was said on standard error does not count.
 
-``--peers-bin`` is the folder of ``dcm2niix`` and ``dicom2nifti``. The truth of a real series is the NIfTI
+``--peers-bin`` is the folder of ``dcm2niix`` and ``dicom2nifti``, ``--peers-site`` that of ``itk``. The truth
+of a real series is the NIfTI
 file beside it, else its slices stacked by position. ``--out`` is emptied first.
 """
 
@@ -39,7 +41,7 @@ import numpy as np
 import pydicom
 from dicom_judge import Judgement, Outcome, judge, read_outputs
 from measured import MEDSEG, table
-from peers.dicom_readers import by_monai, by_simpleitk
+from peers.dicom_readers import by_monai, by_monai_itk, by_simpleitk
 from pydicom.pixels import apply_rescale
 
 from medseg.files import write_json
@@ -75,13 +77,14 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--data", type=Path, help="a folder with dicom/ and seg/")
     parser.add_argument("--peers-bin", type=Path, help="where dcm2niix and dicom2nifti are")
+    parser.add_argument("--peers-site", type=Path, help="the site-packages that hold itk")
     parser.add_argument("--only", nargs="+", default=[], help="names of converters")
     chosen = parser.parse_args()
     shutil.rmtree(chosen.out, ignore_errors=True)
     folders = list(phantoms(chosen.out / "phantoms"))
     if chosen.data is not None:
         folders += real_series(chosen.data, chosen.out / "real")
-    by_name = converters(chosen.peers_bin)
+    by_name = converters(chosen.peers_bin, chosen.peers_site)
     names = [name for name in by_name if not chosen.only or name in chosen.only]
     judged = {
         folder.name: {
@@ -153,7 +156,7 @@ def _stack(datasets: list[pydicom.Dataset]) -> SeriesTruth:
     return SeriesTruth(array, LPS_FROM_RAS @ lps, "", origins_mm=positions @ LPS_FROM_RAS[:3, :3])
 
 
-def converters(peers_bin: Path | None) -> dict[str, Converter]:
+def converters(peers_bin: Path | None, peers_site: Path | None) -> dict[str, Converter]:
     medseg = [*MEDSEG, "convert", "{source}", "{out}"]
     by_name: dict[str, Converter] = {
         "medseg": partial(by_command, medseg),
@@ -165,7 +168,9 @@ def converters(peers_bin: Path | None) -> dict[str, Converter]:
         )
         by_name["dicom2nifti"] = partial(by_command, [str(peers_bin / "dicom2nifti"), "{source}", "{out}"])
     by_name["SimpleITK"] = Library(by_simpleitk)
-    by_name["MONAI"] = Library(by_monai)
+    by_name["MONAI, pydicom"] = Library(by_monai)
+    if peers_site is not None:
+        by_name["MONAI, ITK"] = Library(by_monai_itk, peers_site)
     return by_name
 
 
@@ -176,17 +181,29 @@ def by_command(command: Sequence[str], source: Path, out: Path) -> bool:
     return done.returncode == 0
 
 
+def also_import_from(site: Path | None) -> None:
+    if site is not None:
+        sys.path.append(str(site))
+
+
 class Library:
     """A reader in a process of its own, which lasts until a broken file takes it down."""
 
-    def __init__(self, read: Callable[[Path, Path], None]) -> None:
+    def __init__(self, read: Callable[[Path, Path], None], site: Path | None = None) -> None:
         self.read = read
+        self.site = site
         self.pool: ProcessPoolExecutor | None = None
 
     def __call__(self, source: Path, out: Path) -> bool:
         """Read a folder, write what was read; whether it went well."""
         if self.pool is None:
-            self.pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+            self.pool = ProcessPoolExecutor(
+                1,
+                mp_context=multiprocessing.get_context("spawn"),
+                # Behind all else, so that what is installed here stays what is used.
+                initializer=also_import_from,
+                initargs=(self.site,),
+            )
         error = self.pool.submit(self.read, source, out).exception(timeout=SECONDS)
         (out.parent / f"{out.name}.log").write_text(repr(error))
         if isinstance(error, BrokenProcessPool):

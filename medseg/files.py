@@ -20,6 +20,7 @@ __all__ = [
     "output_folder",
     "read_json",
     "remove_partial_files",
+    "remove_partials_of",
     "require_writable_folder",
     "sha256_of",
     "write_json",
@@ -95,6 +96,27 @@ def remove_partial_files(folder: str | os.PathLike[str]) -> None:
     for path in Path(folder).rglob(".*.part.*"):
         if _PARTIAL.fullmatch(path.name):
             path.unlink(missing_ok=True)
+
+
+def remove_partials_of(target: str | os.PathLike[str]) -> None:
+    """Remove what ``atomic_path`` left beside a file whose writer was killed.
+
+    Nobody else may be writing the same file.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> for name in (".0123456789ab.part.a.txt", ".0123456789ab.part.b.txt"):
+        ...     (folder / name).touch()
+        >>> remove_partials_of(folder / "a.txt")
+        >>> [path.name for path in folder.iterdir()]
+        ['.0123456789ab.part.b.txt']
+    """
+    final = Path(target)
+    with explain_os_errors(final.parent):
+        for path in final.parent.glob(".*.part.*"):
+            if _PARTIAL.fullmatch(path.name) and path.name.split(".part.", 1)[1] == final.name:
+                path.unlink(missing_ok=True)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> None:

@@ -136,6 +136,57 @@ class LabelScheme:
             raise ConfigError("no label but the background is declared", fix="correct dataset.json")
         return cls.from_names(names, ignored[0] if ignored else None)
 
+    @classmethod
+    def from_entries(cls, entries: Sequence[Any]) -> LabelScheme:
+        """From a list of classes: ``value`` and ``name``; ``color`` and ``concept`` where they are known.
+
+        Raises:
+            ConfigError: An entry lacks something, or is of the wrong kind; as ``from_dataset_json``.
+
+        Example:
+            >>> entry = {"value": 3, "name": "liver", "color": [200, 80, 60], "concept": None}
+            >>> LabelScheme.from_entries([entry]).foreground[0].color
+            (200, 80, 60)
+        """
+        known = [entry for entry in entries if isinstance(entry, Mapping) and {"value", "name"} <= set(entry)]
+        if len(known) != len(entries):
+            raise ConfigError("a label lacks its value or name", fix="list labels as {value, name}")
+        plain = cls.from_dataset_json({str(entry["name"]): entry["value"] for entry in known})
+        concepts = {str(entry["name"]): entry["concept"] for entry in known if entry.get("concept")}
+        colors = {str(entry["name"]): _color_in(entry["color"]) for entry in known if entry.get("color")}
+        classes = tuple(replace(entry, color=colors.get(entry.name, entry.color)) for entry in plain.classes)
+        return replace(plain, classes=classes).with_concepts(concepts)
+
+    def with_concepts(self, concepts: object) -> LabelScheme:
+        """The same classes, with coded concepts for some of them, as a ``dataset.json`` gives them.
+
+        Args:
+            concepts: ``{name: {"value": …, "scheme": …, "meaning": …}}``; ``None`` for none.
+
+        Raises:
+            ConfigError: It is something else, or a name is that of no class.
+
+        Example:
+            >>> liver = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+            >>> scheme = LabelScheme.from_names({1: "organ"}).with_concepts({"organ": liver})
+            >>> scheme.classes[1].concept
+            CodedConcept(value='10200004', scheme='SCT', meaning='Liver')
+        """
+        if concepts is None:
+            return self
+        if not isinstance(concepts, Mapping):
+            raise ConfigError("'concepts' is no object of names and concepts", fix="correct dataset.json")
+        stray = sorted(set(map(str, concepts)) - set(self.names[1:]))
+        if stray:
+            raise ConfigError(
+                f"'concepts' names '{stray[0]}', which is no label", fix="name it as 'labels' does"
+            )
+        found = {str(name): _concept_in(name, concept) for name, concept in concepts.items()}
+        classes = tuple(
+            replace(entry, concept=found.get(entry.name, entry.concept)) for entry in self.classes
+        )
+        return replace(self, classes=classes)
+
     def __len__(self) -> int:
         return len(self.classes)
 
@@ -287,6 +338,24 @@ def _color(index: int) -> tuple[int, int, int]:
     # Steps of the golden ratio keep neighbouring indices far apart in hue, for any number of classes.
     red, green, blue = colorsys.hsv_to_rgb((0.02 + (index - 1) * _GOLDEN_RATIO) % 1.0, 0.75, 0.95)
     return (round(255 * red), round(255 * green), round(255 * blue))
+
+
+def _concept_in(name: object, given: object) -> CodedConcept:
+    parts = [given.get(key) for key in ("value", "scheme", "meaning")] if isinstance(given, Mapping) else []
+    value, scheme, meaning = [part.strip() if isinstance(part, str) else "" for part in parts] or [""] * 3
+    if not (value and scheme and meaning):
+        raise ConfigError(
+            f"the concept of '{name}' is not complete",
+            fix='give it as {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}',
+        )
+    return CodedConcept(value, scheme, meaning)
+
+
+def _color_in(given: object) -> tuple[int, int, int]:
+    parts = given if isinstance(given, Sequence) and not isinstance(given, str) else ()
+    if len(parts) != 3 or not all(isinstance(part, int) and 0 <= part <= 255 for part in parts):
+        raise ConfigError(f"{given!r} is no colour", fix="give red, green and blue in 0 to 255")
+    return int(parts[0]), int(parts[1]), int(parts[2])
 
 
 def _is_integer(value: object) -> bool:

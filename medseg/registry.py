@@ -209,6 +209,10 @@ METHODS = Registry(
             "medseg.segmenters.methods.multi_atlas:MultiAtlasSegmenter",
             "labels of the most similar cases, registered and fused",
         ),
+        "multi_otsu": Entry(
+            "medseg.segmenters.methods.multi_otsu:MultiOtsuSegmenter",
+            "thresholds by Otsu, with a class for each band of intensity",
+        ),
         "probabilistic_atlas": Entry(
             "medseg.segmenters.methods.probabilistic_atlas:ProbabilisticAtlasSegmenter",
             "where classes are expected, and what intensities say of them",

@@ -38,6 +38,18 @@ def by_monai(source: Path, out: Path) -> None:
         _save(np.asarray(array), np.asarray(meta["affine"], dtype=np.float64), out)
 
 
+def by_monai_itk(source: Path, out: Path) -> None:
+    """Every folder that holds DICOM files, by MONAI's ``ITKReader``, its default for them."""
+    from monai.data import ITKReader
+
+    for folder in _folders(source):
+        reader = ITKReader()
+        array, meta = reader.get_data(reader.read(str(folder)))
+        array = np.asarray(array)
+        array = array[..., 0] if array.ndim == 4 and array.shape[-1] == 3 else array  # colours
+        _save(array, np.asarray(meta["affine"], dtype=np.float64), out)
+
+
 def _folders(source: Path) -> list[Path]:
     """The folder and those below it that hold DICOM files, as a caller who knows the libraries picks them."""
     from pydicom.misc import is_dicom

@@ -24,6 +24,7 @@ __all__ = [
     "DebugOption",
     "JsonOption",
     "QuietOption",
+    "TrustOption",
     "bars",
     "output",
     "print_json",
@@ -64,6 +65,12 @@ def _set_debug(value: bool) -> bool:
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", callback=_set_quiet)]
 DebugOption = Annotated[
     bool, typer.Option("--debug", help="Show the whole traceback of an error.", callback=_set_debug)
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust", help="Let a bundle that was not made here execute code of its own; read it before."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 

@@ -109,8 +109,14 @@ def command(
         status(f"medseg: {warning}")
     missing = [volume for volume in report.volumes if volume.error is not None]
     if missing:
-        print(f"medseg: {len(missing)} of {len(report.volumes)} volumes were not written", file=sys.stderr)
+        print(f"medseg: {_not_written(len(missing), len(report.volumes))}", file=sys.stderr)
     return report.exit_code
+
+
+def _not_written(missing: int, volumes: int) -> str:
+    if volumes == 1:
+        return "the volume was not written"
+    return f"{missing} of {volumes} volumes {'was' if missing == 1 else 'were'} not written"
 
 
 def _show(report: ConversionReport) -> None:

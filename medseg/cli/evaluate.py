@@ -45,8 +45,8 @@ def command(
         Path | None,
         typer.Option(
             "--labels",
-            help="dataset.json that names the classes. By default the one in or beside the reference folder; "
-            "without one, the values found.",
+            help="dataset.json that names the classes, or a MONAI bundle's folder. By default the "
+            "dataset.json in or beside the reference folder; without one, the values found.",
         ),
     ] = None,
     require_all: Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, print_json, print_table
+from medseg.cli.console import DebugOption, JsonOption, TrustOption, print_json, print_table
 from medseg.cli.inspect_dicom import show_dicom
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ def command(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A network, a paper's configuration of one, the folder of a run, or a folder of DICOM files."
+            help="A network, a paper's configuration of one, the folder of a run, a MONAI bundle, nnU-Net's "
+            "folder with plans.json, or a folder of DICOM files."
         ),
     ] = None,
     compare_all: Annotated[bool, typer.Option("--all", help="Compare all registered networks.")] = False,
@@ -46,6 +47,7 @@ def command(
     mode: Annotated[str | None, typer.Option(help="With --input: as for predict.")] = None,
     precision: Annotated[str, typer.Option(help="With --input: as for predict.")] = "float32",
     max_ram: Annotated[str | None, typer.Option(help="With --input: as for predict.")] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
@@ -72,7 +74,7 @@ def command(
     if compare_all == (what is not None):
         raise ConfigError("nothing to inspect, or two things", fix="give one name or folder, or --all")
     if image is not None:
-        _show_plan(what, image, as_json, mode=mode, precision=precision, max_ram=max_ram)
+        _show_plan(what, image, as_json, mode=mode, precision=precision, max_ram=max_ram, trust=trust)
         return
     if what is not None and _may_be_dicom(what):
         show_dicom(Path(what), as_json)
@@ -84,7 +86,7 @@ def command(
     if what is None:
         _show_all(options, size, as_json)
         return
-    network, own_size = _network(what, options, size)
+    network, own_size = _network(what, options, size, trust=trust)
     summary = _summary(network, size or own_size)
     if as_json:
         print_json({"network": what, **asdict(summary)})
@@ -94,8 +96,11 @@ def command(
 
 def _may_be_dicom(what: str) -> bool:
     """Whether a name is that of a file, or of a folder that holds no run."""
+    from medseg.runs.bundle import is_bundle
+    from medseg.runs.nnunet import NnunetFolder
+
     path = Path(what)
-    if not (path.is_file() or (path.is_dir() and not (path / "plan.json").is_file())):
+    if not path.exists() or (path / "plan.json").is_file() or is_bundle(path) or NnunetFolder.is_one(path):
         return False
     if not what.isidentifier():
         return True
@@ -106,7 +111,14 @@ def _may_be_dicom(what: str) -> bool:
 
 
 def _show_plan(
-    what: str | None, image: Path, as_json: bool, *, mode: str | None, precision: str, max_ram: str | None
+    what: str | None,
+    image: Path,
+    as_json: bool,
+    *,
+    mode: str | None,
+    precision: str,
+    max_ram: str | None,
+    trust: bool,
 ) -> None:
     """How a run's networks would go through an image, and the memory that takes."""
     from medseg.errors import ConfigError
@@ -116,7 +128,7 @@ def _show_plan(
     if what is None:
         raise ConfigError("an image alone says nothing", where="--input", fix="name the folder of a run too")
     limit = None if max_ram is None else parse_bytes(max_ram, "--max-ram")
-    segmenter = load_segmenter(what, precision=precision, mode=mode, max_ram_bytes=limit)
+    segmenter = load_segmenter(what, precision=precision, mode=mode, max_ram_bytes=limit, trust=trust)
     with open_image(image, segmenter.channel_names) as opened:
         plan = segmenter.plan(opened)
     if as_json:
@@ -126,13 +138,14 @@ def _show_plan(
 
 
 def _network(
-    what: str, options: dict[str, Any], size: tuple[int, ...] | None
+    what: str, options: dict[str, Any], size: tuple[int, ...] | None, *, trust: bool
 ) -> tuple[nn.Module, tuple[int, ...] | None]:
     """The network on the meta device, and the size that it is meant for if there is one."""
     from medseg.errors import ConfigError
     from medseg.networks import configurations, network_names
     from medseg.registry import did_you_mean
     from medseg.runs import RunFolder
+    from medseg.segmenters.foreign import foreign_network
 
     if what in network_names():
         dims = {"spatial_dims": len(size)} if size is not None else {}
@@ -141,6 +154,10 @@ def _network(
     if what in papers:
         name, own = papers[what]
         return _built(name, {**own, **options}), None
+    if (found := foreign_network(what, trust=trust)) is not None:
+        if options:
+            raise ConfigError("the network's options are its own", where="--option", fix="leave them out")
+        return found
     if Path(what).is_dir():
         plan = RunFolder.open(what).plan()
         return _built(plan.network.name, {**plan.network.options, **options}), plan.patch_size

@@ -10,7 +10,20 @@ from typing import Any
 import typer
 
 from medseg import __version__
-from medseg.cli import console, convert, data, demo, evaluate, inspect, plan, predict, train
+from medseg.cli import (
+    compare,
+    console,
+    convert,
+    data,
+    demo,
+    evaluate,
+    export,
+    inspect,
+    plan,
+    predict,
+    report,
+    train,
+)
 from medseg.errors import USAGE_EXIT_CODE, MedsegError, explain_os_errors
 
 __all__ = ["app", "main", "run"]
@@ -33,8 +46,11 @@ app.command("plan")(plan.command)
 app.command("train")(train.command)
 app.command("predict")(predict.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
+app.command("report")(report.command)
 app.command("inspect")(inspect.command)
 app.command("convert")(convert.command)
+app.command("export")(export.command)
 app.add_typer(data.app, name="data", help="Datasets: list, fetch, check, split.")
 
 

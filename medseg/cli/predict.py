@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
+from medseg.cli.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    TrustOption,
+    bars,
+    print_json,
+    print_table,
+    status,
+)
 
 if TYPE_CHECKING:
     from medseg.io import Case
@@ -21,7 +30,10 @@ __all__ = ["command"]
 def command(
     model: Annotated[
         list[Path],
-        typer.Option(help="The folder of a run; several, for the same task, are averaged."),
+        typer.Option(
+            help="The folder of a run, a MONAI bundle (folder or .zip), or nnU-Net's folder with plans.json; "
+            "several, for the same task, are averaged."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the label maps; they are named as their images.")],
     images: Annotated[
@@ -93,6 +105,7 @@ def command(
             show_default="as the image; .nii.gz for DICOM",
         ),
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
@@ -113,6 +126,8 @@ def command(
     medseg predict --model runs/nuclei --input images/ --out labels --postprocess instances
 
     medseg predict --model runs/chest --input study/ --out labels --format dicom-seg
+
+    medseg predict --model spleen_ct_segmentation.zip --trust --input ct.nii.gz --out labels
     """
     if bool(images) == validation:
         raise typer.BadParameter("give either --input or --validation", param_hint="--input")
@@ -133,6 +148,7 @@ def command(
         postprocess=None if postprocess is None else load_postprocess(postprocess),
         max_ram_bytes=_bytes(max_ram, "--max-ram"),
         max_vram_bytes=_bytes(max_vram, "--max-vram"),
+        trust=trust,
     )
     jobs = _jobs_of_inputs(load(chosen), images) if images else _jobs_of_validation(load, model, chosen)
     with bars() as progress:

@@ -14,7 +14,7 @@ from medseg.conversion.report import ConversionReport, ConvertedVolume, Outcome
 from medseg.conversion.sidecar import describe, is_same_volume, sidecar_path, source_of
 from medseg.conversion.writing import write_and_compare
 from medseg.errors import GeometryError, InputError, MedsegError
-from medseg.files import require_writable_folder, sha256_of, write_json
+from medseg.files import remove_partials_of, require_writable_folder, sha256_of, write_json
 from medseg.io.dicom import DicomScan, DicomVolume, Repairs, Status, scan_dicom
 from medseg.io.dicom.names import REPORT_STEM, volume_label, volume_names
 from medseg.io.dicom.volumes import read_dicom_volume, require_accepted
@@ -89,6 +89,7 @@ def convert_to_folder(
         for index, (group, name) in enumerate(zip(track(groups, "volumes", progress), names, strict=True))
     ]
     report = _report(scan, converted)
+    remove_partials_of(out / f"{REPORT_STEM}.json")
     write_json(report.as_dict(), out / f"{REPORT_STEM}.json")
     return report
 
@@ -122,6 +123,8 @@ def _groups(volumes: Sequence[DicomVolume], *, stack: bool) -> tuple[list[Group]
 
 
 def _why_not_stacked(volumes: Sequence[DicomVolume]) -> str | None:
+    if len({volume.channels for volume in volumes}) > 1:
+        return "some hold colours, others intensities"
     grids = [volume.grid for volume in volumes if volume.grid is not None]
     differences = (grids[0].difference(grid) for grid in grids[1:])
     return next((found for found in differences if found is not None), None)
@@ -141,7 +144,7 @@ def _convert(
         reasons=tuple(dict.fromkeys(finding.reason.value for finding in findings)),
         shape=() if grid is None else grid.shape,
         spacing_mm=() if grid is None else grid.spacing_mm,
-        channels=len(group),
+        channels=sum(volume.channels for volume in group),
         file=out.name,
         notes=notes,
         label=volume_label(group[0]),
@@ -166,17 +169,18 @@ def _read(group: Group, progress: Progress) -> Volume:
     if len(group) == 1:
         return first
     others = [read_dicom_volume(volume, progress=progress) for volume in group[1:]]
-    arrays = [volume.array for volume in (first, *others)]
+    arrays = [channel for volume in (first, *others) for channel in volume.array]
     dtype = np.result_type(*arrays)
     # Channels slowest, columns fastest, as each volume and the file have them.
-    stacked = np.empty((len(group), *first.grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
-    for channel, array in enumerate(arrays):
-        stacked[channel] = array[0]
+    stacked = np.empty((len(arrays), *first.grid.shape[::-1]), dtype).transpose(0, 3, 2, 1)
+    for place, array in zip(stacked, arrays, strict=True):
+        place[...] = array
     return Volume(stacked, first.grid)
 
 
 def _write(image: Volume, group: Group, source: list[dict[str, Any]], out: Path, *, keep_names: bool) -> None:
     def write_sidecar(written: Path) -> None:
+        remove_partials_of(sidecar_path(out))
         told = describe(image, group, source, sha256_of(written), keep_names=keep_names)
         write_json(told, sidecar_path(out))
 

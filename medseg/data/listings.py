@@ -81,7 +81,7 @@ class Document:
         if not isinstance(declared, dict) or not declared:
             raise self.wrong("labels", declared, "an object of values and names")
         try:
-            return LabelScheme.from_dataset_json(declared)
+            return LabelScheme.from_dataset_json(declared).with_concepts(self.content.get("concepts"))
         except ConfigError as error:
             raise InputError(error.what, where=self.path, fix=error.fix) from error
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from medseg.errors import InputError, ResourceError, explain_os_errors
+from medseg.errors import InputError, MedsegError, ResourceError, explain_os_errors
+from medseg.io.sizes import format_bytes
 from medseg.progress import Progress, SilentProgress
 
 __all__ = ["unpack"]
@@ -42,7 +43,9 @@ class _Member:
     open: Callable[[], IO[bytes] | None]
 
 
-def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> None:
+def unpack(
+    archive: Path, folder: Path, progress: Progress | None = None, *, limit_bytes: int | None = None
+) -> None:
     """Unpack a tar (plain or compressed) or zip archive.
 
     Only folders and plain files are made, each within ``folder``. Refused are absolute names, ``..``, links,
@@ -54,12 +57,20 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
         archive: The file; its kind is recognised by content.
         folder: An empty folder.
         progress: Counts members.
+        limit_bytes: Of all contents together, where less is known to do than the disk would hold.
 
     Raises:
-        InputError: Damaged, no archive, or a member is refused.
+        InputError: Damaged, no archive, a member is refused, or contents go beyond the limit.
         ResourceError: The disk does not suffice.
     """
     budget = int(shutil.disk_usage(folder).free * _LARGEST_SHARE_OF_FREE_DISK)
+    too_large: MedsegError = ResourceError(
+        "unpacks to more than the free disk holds", where=archive, fix="free some space, or beware"
+    )
+    if limit_bytes is not None and limit_bytes < budget:
+        budget = limit_bytes
+        what = f"unpacks to more than {format_bytes(limit_bytes)}, far beyond its own size"
+        too_large = InputError(what, where=archive, fix="do not trust this archive")
     count = 0
     with (
         _explain_damage(archive),
@@ -79,25 +90,22 @@ def unpack(archive: Path, folder: Path, progress: Progress | None = None) -> Non
             if member.is_folder:
                 target.mkdir(parents=True, exist_ok=True)
             else:
-                budget -= _write(member, target, budget, archive)
+                budget -= _write(member, target, budget, too_large)
             advance(1)
 
 
-def _write(member: _Member, target: Path, budget: int, archive: Path) -> int:
+def _write(member: _Member, target: Path, budget: int, too_large: MedsegError) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     written = 0
     source = member.open()
     if source is None:
-        raise InputError(f"member '{member.name}' has no content", where=archive, fix="do not trust it")
+        what = f"member '{member.name}' has no content"
+        raise InputError(what, where=too_large.where, fix="do not trust it")
     with source, explain_os_errors(target), target.open("xb") as handle:
         while chunk := source.read(_CHUNK_BYTES):
             written += len(chunk)
             if written > budget:
-                raise ResourceError(
-                    "unpacks to more than the free disk holds",
-                    where=archive,
-                    fix="free some space, or beware",
-                )
+                raise too_large
             handle.write(chunk)
     return written
 

@@ -23,6 +23,7 @@ from medseg.evaluation.tables import remove_former, require_own_folder, write_me
 from medseg.files import output_folder
 from medseg.labels import LabelScheme
 from medseg.progress import Progress
+from medseg.runs.bundle import BundleFolder, is_bundle
 from medseg.volume import Volume
 
 __all__ = ["Evaluation", "declared_labels", "evaluate_folders"]
@@ -114,7 +115,8 @@ def declared_labels(
 
     Args:
         ref: The references' folder. Without ``labels``, a ``dataset.json`` in it or beside it counts.
-        labels: A ``dataset.json``, or a folder that holds one.
+        labels: A ``dataset.json``, a folder that holds one (such as a model of nnU-Net's), or the folder of a
+            MONAI bundle.
 
     Returns:
         The classes, ``None`` if none are declared; and where they come from, for people.
@@ -124,6 +126,8 @@ def declared_labels(
     """
     if labels is not None:
         declared = Path(labels)
+        if declared.is_dir() and is_bundle(declared):
+            return BundleFolder.open(declared).labels(), str(declared)
         path = declared / DATASET_JSON if declared.is_dir() else declared
         return Document(path).labels(), str(path)
     folder = Path(ref) if Path(ref).is_dir() else Path(ref).parent

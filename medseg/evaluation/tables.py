@@ -10,10 +10,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from medseg.errors import InputError
+from medseg.errors import InputError, explain_os_errors
 from medseg.evaluation.lesions import LesionRow
+from medseg.evaluation.options import ScoringOptions
 from medseg.evaluation.overlays import OVERLAYS, RANKS
-from medseg.evaluation.score import Score
+from medseg.evaluation.score import Score, Status
 from medseg.evaluation.scoring import ScoreTable
 from medseg.evaluation.summary import summary_of
 from medseg.files import atomic_path, write_json
@@ -23,6 +24,7 @@ __all__ = [
     "LESIONS_CSV",
     "METRICS_CSV",
     "SUMMARY_JSON",
+    "read_metrics",
     "remove_former",
     "require_own_folder",
     "write_csv",
@@ -65,6 +67,46 @@ def write_metrics(
         )
     write_json(summary_of(table) if summary is None else summary, folder / SUMMARY_JSON)
     return tuple(written)
+
+
+def read_metrics(path: str | os.PathLike[str], options: ScoringOptions | None = None) -> tuple[Score, ...]:
+    """Read a ``metrics.csv``.
+
+    Args:
+        path: The file.
+        options: What was measured, which names a column.
+
+    Returns:
+        The scores that ``write_metrics`` wrote, in their order.
+
+    Raises:
+        InputError: The file does not exist, or is no such table.
+    """
+    columns = {field.name: (options or ScoringOptions()).column(field.name) for field in fields(Score)}
+    with explain_os_errors(path), Path(path).open(newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle, strict=True)
+        try:
+            missing = [column for column in columns.values() if column not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"has no column '{missing[0]}'")
+            return tuple(_score({name: row[column] for name, column in columns.items()}) for row in reader)
+        except (ValueError, TypeError, csv.Error) as error:  # also: text that is not UTF-8
+            raise InputError(
+                f"is not the metrics.csv of an evaluation (line {reader.line_num}: {error})",
+                where=path,
+                fix="evaluate again",
+            ) from error
+
+
+def _score(row: dict[str, str]) -> Score:
+    numbers: dict[str, Any] = {
+        name: float(text or "nan") for name, text in row.items() if name not in _NO_NUMBERS
+    }
+    label, status = int(row["label"]), Status(row["status"])
+    return Score(case=row["case"], label=label, name=row["name"], status=status, **numbers)
+
+
+_NO_NUMBERS = ("case", "label", "name", "status")
 
 
 def require_own_folder(out: str | os.PathLike[str], *inputs: str | os.PathLike[str]) -> None:

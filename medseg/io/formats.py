@@ -26,6 +26,7 @@ __all__ = [
     "read_volume",
     "split_suffix",
     "write_slices",
+    "write_unnamed",
     "write_volume",
 ]
 
@@ -124,15 +125,30 @@ def write_slices(volume: Slices, dtype: np.dtype[Any], path: str | os.PathLike[s
         ResourceError: The disk is full or not writable; nothing is left behind.
     """
     target = Path(path)
-    chosen = format_of(target)
     with atomic_path(target) as temporary:
-        try:
-            chosen.write(volume, dtype, temporary)
-            written = chosen.read_header(temporary)
-        except (InputError, GeometryError) as error:
-            error.where = str(target)  # the user knows nothing of the temporary name
-            raise
-        _require_same(volume, dtype, written, target)
+        write_unnamed(volume, dtype, temporary, target)
+
+
+def write_unnamed(volume: Slices, dtype: np.dtype[Any], temporary: Path, target: Path) -> None:
+    """Write a volume under a temporary name of ``atomic_path`` and read its header back.
+
+    Args:
+        volume: As ``write_slices``.
+        dtype: As ``write_slices``.
+        temporary: The file to write; it ends as ``target`` does.
+        target: The name it will get, for errors.
+
+    Raises:
+        MedsegError: As ``write_slices``.
+    """
+    chosen = format_of(target)
+    try:
+        chosen.write(volume, dtype, temporary)
+        written = chosen.read_header(temporary)
+    except (InputError, GeometryError) as error:
+        error.where = str(target)  # the user knows nothing of the temporary name
+        raise
+    _require_same(volume, dtype, written, target)
 
 
 def format_of(path: str | os.PathLike[str]) -> VolumeFormat:

@@ -65,7 +65,9 @@ def build_network(
         out_channels: Classes, background included.
         **options: What else the network takes, such as ``features``, ``norm`` or ``padding``. Every network
             takes ``context`` besides: ``"basic"`` or ``"large"`` puts a context module behind its class
-            scores (:class:`medseg.networks.blocks.WithContext`), with the kernel of its finest level.
+            scores (:class:`medseg.networks.blocks.WithContext`), with the kernel of its finest level;
+            ``crf``, with options of :class:`medseg.networks.crf_rnn.CRFRNN` or none, puts a trainable CRF
+            behind all of it.
 
     Returns:
         The network, initialised by torch's current random state.
@@ -78,12 +80,15 @@ def build_network(
         Traceback (most recent call last):
         medseg.errors.ConfigError: network 'unet': has no option 'nrom'; did you mean 'norm'?
     """
+    crf = options.pop("crf", None)
     has_its_own = "context" in inspect.signature(NETWORKS.resolve(name)).parameters
     context = None if has_its_own else options.pop("context", None)
     network: nn.Module = NETWORKS.build(
         name, spatial_dims=spatial_dims, in_channels=in_channels, out_channels=out_channels, **options
     )
-    return network if context is None else _with_context(network, name, context, options)
+    if context is not None:
+        network = _with_context(network, name, context, options)
+    return network if crf is None else _with_crf(network, name, crf)
 
 
 def _with_context(network: nn.Module, name: str, context: str, options: dict[str, Any]) -> nn.Module:
@@ -95,6 +100,23 @@ def _with_context(network: nn.Module, name: str, context: str, options: dict[str
     except ValueError as error:
         what, _, fix = str(error).partition("; ")
         raise ConfigError(what, where=f"network '{name}'", fix=fix) from error
+
+
+def _with_crf(network: nn.Module, name: str, options: Any) -> nn.Module:
+    from medseg.networks.crf_rnn import CRFRNN, WithCRF  # late, so that names are known without torch
+
+    where = f"network '{name}', crf"
+    if not isinstance(options, dict):
+        raise ConfigError(f"{options!r} are no options", where=where, fix="give keys and values, or {}")
+    known = [option for option in inspect.signature(CRFRNN).parameters if option != "classes"]
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"has no option '{option}'", where=where, fix=did_you_mean(option, known))
+    try:
+        return WithCRF(network, **options)
+    except (TypeError, ValueError) as error:
+        what, _, fix = str(error).partition("; ")
+        raise ConfigError(what, where=where, fix=fix or "check the options") from error
 
 
 def configurations() -> dict[str, tuple[str, dict[str, Any]]]:

@@ -17,7 +17,7 @@ from medseg.errors import ConfigError
 from medseg.files import atomic_path
 from medseg.geometry import Grid
 from medseg.pictures.figures import figure_type
-from medseg.pictures.overlay import colours_of
+from medseg.pictures.panels import colours_of
 from medseg.pictures.planes import PLANES, Plane, best_slices, intensity_window
 from medseg.runs import Plan
 from medseg.runs.fingerprint import AxisSpread, Histogram

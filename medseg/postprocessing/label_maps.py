@@ -45,7 +45,8 @@ def postprocess(
         labels: Label values, shape (X, Y) or (X, Y, Z).
         scheme: Their classes.
         spacing_mm: Distance between voxels along each axis.
-        choice: What is done; ``instances`` has no say here, see ``find_instances``.
+        choice: What is done; ``instances`` has no say here, see ``find_instances``, nor has ``refine``, which
+            takes scores.
         out: Where the result goes, ``labels`` itself for one; a new array if left out.
 
     Returns:
@@ -178,7 +179,7 @@ def postprocess_memory(
         PostprocessMemory(labels=1000000, work=10000000)
     """
     voxels = math.prod(shape)
-    if choice.does_nothing:
+    if choice.of_label_maps.does_nothing:
         return PostprocessMemory(0, 0)
     each = _CLEANING_BYTES if choice.instances is None else _INSTANCE_BYTES + _SEPARATING_BYTES
     return PostprocessMemory(voxels * dtype.itemsize, voxels * each)

@@ -16,7 +16,7 @@ from medseg.errors import ConfigError, explain_os_errors
 from medseg.files import read_json, write_text
 from medseg.registry import did_you_mean
 
-__all__ = ["load_json", "load_yaml", "parse", "save_json", "save_yaml", "yaml_keys"]
+__all__ = ["load_json", "load_yaml", "parse", "read_yaml", "save_json", "save_yaml", "yaml_keys"]
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -87,16 +87,22 @@ def load_yaml(kind: type[Document], path: str | os.PathLike[str]) -> Document:
         InputError: The file cannot be read.
         ConfigError: It is not YAML, or does not fit ``kind``.
     """
-    return parse(kind, _yaml_content(path), path)
+    return parse(kind, read_yaml(path), path)
 
 
 def yaml_keys(path: str | os.PathLike[str]) -> frozenset[str]:
     """The keys of a YAML document's first level, by which its kind is told; errors as ``load_yaml``'s."""
-    content = _yaml_content(path)
+    content = read_yaml(path)
     return frozenset(map(str, content)) if isinstance(content, dict) else frozenset()
 
 
-def _yaml_content(path: str | os.PathLike[str]) -> Any:
+def read_yaml(path: str | os.PathLike[str]) -> Any:
+    """Read plain data from a YAML file, whatever it is.
+
+    Raises:
+        InputError: The file cannot be read.
+        ConfigError: It is not YAML.
+    """
     with explain_os_errors(path):
         text = Path(path).read_bytes()
     try:

@@ -300,6 +300,15 @@ class RunFolder:
             raise BundleError("has no trained weights yet", where=self.path, fix="train it, or use --resume")
         return trained
 
+    def fold_weights(self) -> dict[int, Path]:
+        """The last weights of each fold that is trained, in order; errors as ``trained_folds``'s."""
+        return {fold.index: fold.weights() for fold in self.trained_folds()}
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return str(self.path)
+
     def _require_network(self) -> None:
         if self.is_method:
             raise InputError(

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what is done to a label map before it is written."""
+"""The part of a recipe that says what is done to scores and label maps before they are written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from medseg.errors import ConfigError
 from medseg.registry import did_you_mean
 from medseg.runs.documents import load_yaml
 from medseg.runs.part import Part
+from medseg.runs.refine import RefineChoice
 
-__all__ = ["InstanceChoice", "PostprocessChoice", "load_postprocess"]
+__all__ = ["InstanceChoice", "PostprocessChoice", "RefineChoice", "load_postprocess"]
 
 _WORDS = ("auto", "instances", "none")
 
@@ -52,12 +53,13 @@ class InstanceChoice(Part):
 
 
 class PostprocessChoice(Part):
-    """What is done to a label map before it is written, in this order; nothing, if all is left out.
+    """What is done to scores and label maps, in this order; nothing, if all is left out.
 
     ``postprocess: instances`` is short for ``postprocess: {instances: {}}``, and ``postprocess: auto`` for
     ``postprocess: {chosen_by: validation}``.
 
     Attributes:
+        refine: Draws the labels anew from all scores and the image together.
         smallest_volume_ml: For each class that is named, components below this volume become background.
         largest_component: Classes of which the largest component alone is kept; ``"all"``: of every class;
             ``"union"``: of all foreground together; ``"none"``.
@@ -68,6 +70,7 @@ class PostprocessChoice(Part):
             run's ``postprocess.json`` as soon as it is trained.
     """
 
+    refine: RefineChoice | None = None
     smallest_volume_ml: dict[str, PositiveFloat] = Field(default_factory=dict)
     largest_component: tuple[str, ...] | Literal["all", "union"] = ()
     fill_holes: tuple[str, ...] | Literal["all"] = ()
@@ -106,8 +109,13 @@ class PostprocessChoice(Part):
 
     @property
     def does_nothing(self) -> bool:
-        """Whether label maps stay as they are."""
+        """Whether scores and label maps stay as they are."""
         return self == PostprocessChoice(connectivity=self.connectivity)
+
+    @property
+    def of_label_maps(self) -> PostprocessChoice:
+        """What is done to label maps alone."""
+        return self.model_copy(update={"refine": None})
 
     @property
     def is_open(self) -> bool:
@@ -121,7 +129,8 @@ class PostprocessChoice(Part):
             >>> PostprocessChoice(largest_component=("liver",), fill_holes="all").told()
             'largest component of liver; holes filled of all'
         """
-        parts = [f"{name} from {volume:g} ml" for name, volume in self.smallest_volume_ml.items()]
+        parts = [] if self.refine is None else [self.refine.told()]
+        parts += [f"{name} from {volume:g} ml" for name, volume in self.smallest_volume_ml.items()]
         if self.largest_component:
             parts.append(f"largest component of {_names(self.largest_component)}")
         if self.fill_holes:

@@ -103,7 +103,7 @@ def segment_to_file(
         write = partial(_write_parts, segmenter, image, plan, Path(path).name, progress or SilentProgress())
         objects = None
         with _without_orphans() as written, LabelSink(path, image.grid, segmenter.labels.dtype) as sink:
-            if segmenter.postprocess.does_nothing:
+            if segmenter.postprocess.of_label_maps.does_nothing:
                 write(sink)
             else:
                 labels = LabelArray(image.grid, segmenter.labels.dtype)
@@ -180,7 +180,7 @@ def open_image(case: CaseLike, channel_names: Sequence[str]) -> Iterator[Slices]
         yield case
         return
     if isinstance(case, Case) and case.dicom is not None:
-        _require_channels(1, channel_names, case.id)
+        _require_channels(case.dicom.channels, channel_names, case.id)
         yield _decoded(case.dicom)
         return
     paths = _checked_paths(case, channel_names)

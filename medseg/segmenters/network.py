@@ -45,7 +45,7 @@ class NetworkSegmenter:
         name: What it is called in errors, such as the file of its weights.
 
     Raises:
-        ConfigError: ``postprocess`` names a class that is not there, or is yet to be chosen.
+        ConfigError: ``postprocess`` names a class that is not there, is yet to be chosen, or refines scores.
 
     Example:
         >>> from medseg.runs import Normalization
@@ -83,6 +83,8 @@ class NetworkSegmenter:
         self.postprocess = postprocess or PostprocessChoice()
         if self.postprocess.is_open:
             raise ConfigError("postprocessing is left to validation cases", fix="give what they chose")
+        if self.postprocess.refine is not None:
+            raise ConfigError("a network does not refine its scores", fix="put a RefinedSegmenter around it")
         require_classes(self.postprocess, labels)
         self.compute = compute or choose_compute()
         self.name = name

@@ -46,6 +46,7 @@ class CaseOutcome:
             asked for, or it failed.
         error: Why it failed; ``None`` if it did not.
         verdict: On the geometry of a DICOM volume; ``None`` for other images.
+        notes: What else the user should know of what was written.
     """
 
     case_id: str
@@ -56,6 +57,7 @@ class CaseOutcome:
     objects: int | None = None
     error: MedsegError | None = None
     verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """For ``summary.json``."""
@@ -69,6 +71,7 @@ class CaseOutcome:
             "plan": None if self.plan is None else self.plan.as_dict(),
             "reason": None if self.error is None else str(self.error),
             "geometry": None if self.verdict is None else self.verdict.as_dict(),
+            "notes": list(self.notes),
         }
 
 
@@ -203,11 +206,12 @@ def _predict(
 ) -> CaseOutcome:
     started = time.monotonic()
     verdict = None if case.dicom is None else case.dicom.verdict
+    notes: tuple[str, ...] = ()
     try:
         if form is None:
             done = segment_to_file(segmenter, case, output, progress)
         else:
-            done = _segment_to_object(segmenter, case, output, form, progress)
+            done, notes = _segment_to_object(segmenter, case, output, form, progress)
     except (MedsegError, MemoryError, RuntimeError, ValueError) as error:
         seconds = time.monotonic() - started
         return CaseOutcome(case.id, seconds, None, {}, error=_explained(error, case), verdict=verdict)
@@ -219,20 +223,24 @@ def _predict(
         done.plan,
         done.objects,
         verdict=verdict,
+        notes=notes,
     )
 
 
 def _segment_to_object(
     segmenter: Segmenter, case: Case, output: Path, form: str, progress: Progress
-) -> Segmented:
+) -> tuple[Segmented, tuple[str, ...]]:
     """By way of a label map on the disk, for images are segmented slab by slab and objects written whole."""
     from medseg.io.dicom.segmentations import write_object
+    from medseg.io.dicom.segmentations.source import RESAMPLED_NOTE, read_source
 
+    source = case.dicom or case.images
+    read_source(source)  # what it cannot refer to is refused before the work
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         labels = Path(scratch) / f"{case.id}.nii"
         done = segment_to_file(segmenter, case, labels, progress)
-        write_object(form, read_volume(labels), segmenter.labels, case.images, output)
-    return done
+        images = write_object(form, read_volume(labels), segmenter.labels, source, output)
+    return done, () if images.resampled is None else (RESAMPLED_NOTE,)
 
 
 def _explained(error: Exception, case: Case) -> MedsegError:

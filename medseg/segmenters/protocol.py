@@ -34,7 +34,7 @@ class Segmenter(Protocol):
 
     @property
     def postprocess(self) -> PostprocessChoice:
-        """What is done to a label map before it is given or written; scores know nothing of it."""
+        """What is done to a label map before it is given or written; of it, scores know ``refine`` alone."""
         ...
 
     def plan(self, image: Slices, axis: int | None = None) -> SegmentationPlan:

@@ -6,10 +6,12 @@ import os
 from collections.abc import Sequence
 
 from medseg.data import Split, load_dataset
-from medseg.errors import BundleError, MedsegError
+from medseg.errors import BundleError, InputError, MedsegError
 from medseg.files import read_json
 from medseg.io import Case
 from medseg.runs import RunFolder
+from medseg.runs.bundle import is_bundle
+from medseg.runs.nnunet import NnunetFolder
 
 __all__ = ["validation_cases"]
 
@@ -31,6 +33,10 @@ def validation_cases(
             was.
         BundleError: The run is damaged, or its data set has lost a case.
     """
+    if is_bundle(path) or NnunetFolder.is_one(path):
+        raise InputError(
+            "knows nothing of validation cases", where=path, fix="give images by --input, or the run itself"
+        )
     run = RunFolder.open(path)
     run.require_segmentation()
     chosen = [fold.index for fold in run.trained_folds()] if folds is None else list(folds)

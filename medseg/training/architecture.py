@@ -124,6 +124,8 @@ def plan_network(
     reasons["network"] = "every layer keeps the grid: nothing to plan"
     if "strides" in named:
         reasons["network"] = _why(topology)
+    if isinstance(crf := given.get("crf"), dict) and "spacing_mm" not in crf:
+        given = given | {"crf": {**crf, "spacing_mm": list(spacing_mm)}}
     return NetworkPlan(name=name, options=planned | given)
 
 

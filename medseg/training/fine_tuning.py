@@ -12,21 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from medseg.errors import BundleError, ConfigError, InputError
-from medseg.files import read_json
 from medseg.networks import build_network
 from medseg.runs import Plan, Recipe
-from medseg.segmenters import read_checkpoint
+from medseg.runs.bundle import is_bundle
+from medseg.segmenters.bundles.opening import open_bundle, told_path
+from medseg.segmenters.weights import named_like, read_any_weights
 from medseg.training.handover import EncoderSource
 
-__all__ = ["Match", "Mismatch", "Origin", "load_matching", "match_weights", "read_any_weights"]
+__all__ = ["Match", "Mismatch", "Origin", "load_matching", "match_weights"]
 
-_BUNDLE_WEIGHTS = Path("models", "model.pt")
-_BUNDLE_METADATA = Path("configs", "metadata.json")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.")
-"""What wrappers write before a network's own names: data parallelism, compilation, Lightning modules."""
-_DEEPEST_WRAPPING = 4
-_HOLDERS = ("state_dict", "model_state_dict", "network_weights", "model", "network", "net", "weights")
-"""Where checkpoints with more in them than weights keep those."""
 _SHOWN = 10
 
 
@@ -48,7 +42,7 @@ class Origin:
 
         Raises:
             InputError: There is no run, bundle or file.
-            BundleError: The run is damaged, or nothing in it is trained.
+            BundleError: The run or bundle is damaged or unsafe, or nothing in it is trained.
             ConfigError: Several folds of the run are trained, but not this one.
         """
         if recipe.init_from is None:
@@ -57,12 +51,13 @@ class Origin:
         if source is not None:
             return cls(source.weights(fold), source.plan.labels.names)
         path = Path(recipe.init_from)
-        if (path / _BUNDLE_WEIGHTS).is_file():
-            return cls(path / _BUNDLE_WEIGHTS, _bundle_classes(path / _BUNDLE_METADATA))
+        if is_bundle(path):
+            bundle = open_bundle(path)
+            return cls(bundle.only_weights(), bundle.class_names())
         if path.is_file():
             return cls(path)
         raise InputError(
-            f"holds neither a run nor a bundle ({_BUNDLE_WEIGHTS})" if path.is_dir() else "is not there",
+            "holds neither a run nor a bundle" if path.is_dir() else "is not there",
             where=path,
             fix="give --init-from a run's folder, a MONAI bundle's, or a file of weights",
         )
@@ -107,7 +102,7 @@ class Match:
         """What was matched, and the first of what was not, for people."""
         share = self.loaded_weights / self.weights
         lines = [
-            f"Starts from {origin.weights}: {self.loaded_weights:,} of {self.weights:,} weights "
+            f"Starts from {told_path(origin.weights)}: {self.loaded_weights:,} of {self.weights:,} weights "
             f"({share:.1%}), in {len(self.whole) + len(self.classes)} tensors"
         ]
         lines += [f"  not loaded: {entry.name}: {entry.why}" for entry in self.not_loaded[:_SHOWN]]
@@ -119,7 +114,7 @@ class Match:
     def to_json(self, origin: Origin) -> dict[str, Any]:
         """All of it, for ``init_from.json``."""
         return {
-            "weights": str(origin.weights.resolve()),
+            "weights": told_path(origin.weights),
             "loaded_weights": self.loaded_weights,
             "all_weights": self.weights,
             "loaded": [*self.whole, *self.classes],
@@ -144,7 +139,7 @@ def match_weights(plan: Plan, origin: Origin) -> Match:
         BundleError: The file is damaged, holds no weights, or one that matches is NaN or infinite.
     """
     here = _shapes(plan, len(plan.labels))
-    there = _named_like(here, read_any_weights(origin.weights))
+    there = named_like(here, read_any_weights(origin.weights))
     shared = _shared_classes(plan.labels.names, origin.class_names)
     axes = {} if shared is None else _class_axes(plan, here)
     whole: list[str] = []
@@ -188,7 +183,7 @@ def load_matching(network: nn.Module, plan: Plan, origin: Origin) -> Match:
     """Load what matches into a plan's network; errors as ``match_weights``'s."""
     match = match_weights(plan, origin)
     own = network.state_dict()
-    there = _named_like(own, read_any_weights(origin.weights))
+    there = named_like(own, read_any_weights(origin.weights))
     for name in match.whole:
         own[name].copy_(there[name])
     ours, theirs = (np.array(side) for side in zip(*match.shared, strict=True)) if match.shared else ((), ())
@@ -197,42 +192,6 @@ def load_matching(network: nn.Module, plan: Plan, origin: Origin) -> Match:
         source = source[_entries(source, axes, theirs)].to(target)
         target[_entries(target, axes, ours)] = source
     return match
-
-
-def read_any_weights(path: Path) -> dict[str, Tensor]:
-    """A network's weights from a file that may hold more, such as an optimiser's state.
-
-    Raises:
-        BundleError: The file is damaged or holds no weights.
-    """
-    content = read_checkpoint(path)
-    candidates = [content]
-    if isinstance(content, dict):
-        candidates += [content[key] for key in _HOLDERS if key in content]
-    for candidate in candidates:
-        if isinstance(candidate, dict) and candidate and _are_weights(candidate):
-            return dict(candidate)
-    raise BundleError(
-        "holds no network's weights",
-        where=path,
-        fix="save network.state_dict() with torch.save, and give that",
-    )
-
-
-def _are_weights(content: dict[Any, Any]) -> bool:
-    return all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items())
-
-
-def _bundle_classes(metadata: Path) -> tuple[str, ...] | None:
-    """The classes that a bundle says its network's channels are."""
-    if not metadata.is_file():
-        return None
-    found: Any = read_json(metadata)
-    for key in ("network_data_format", "outputs", "pred", "channel_def"):
-        found = found.get(key) if isinstance(found, dict) else None
-    if not isinstance(found, dict) or set(found) != {str(index) for index in range(len(found))}:
-        return None
-    return tuple(str(found[str(index)]) for index in range(len(found)))
 
 
 def _shapes(plan: Plan, classes: int) -> dict[str, Tensor]:
@@ -277,20 +236,6 @@ def _left_out(tensor: str, what: str, classes: Sequence[str], shared: Sequence[i
 
 def _other_shape(here: Tensor, there: Tensor) -> str:
     return f"shape {tuple(here.shape)} here, {tuple(there.shape)} there"
-
-
-def _named_like(wanted: dict[str, Tensor], stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """``stored`` without as many of its wrappers' prefixes as make most names known."""
-    best = stored
-    for _ in range(_DEEPEST_WRAPPING):
-        stored = {_without_prefix(name): tensor for name, tensor in stored.items()}
-        if len(stored.keys() & wanted.keys()) > len(best.keys() & wanted.keys()):
-            best = stored
-    return best
-
-
-def _without_prefix(name: str) -> str:
-    return next((name.removeprefix(prefix) for prefix in _PREFIXES if name.startswith(prefix)), name)
 
 
 def _require_sound(

@@ -1,4 +1,4 @@
-"""Starting from another run: what is taken over of its plan, and its encoder's weights, or a refusal."""
+"""Starting from another run or a bundle of one: what is taken over of its plan, and its encoder's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from medseg.data import Dataset
 from medseg.errors import BundleError, ConfigError
 from medseg.networks import build_network
 from medseg.runs import NetworkPlan, Plan, Recipe, RunFolder
+from medseg.runs.bundle import BundleFolder, is_bundle
 from medseg.segmenters import read_weights
+from medseg.segmenters.bundles.opening import open_bundle
 from medseg.training.architecture import Topology
 
 __all__ = ["EncoderSource", "load_encoder", "require_fitting_encoder"]
@@ -27,38 +29,43 @@ class EncoderSource:
     """The run that a recipe's ``init_encoder`` or ``init_from`` names: a pretraining, or a segmentation.
 
     Attributes:
-        run: Its folder.
+        run: Its folder, or a bundle that was made from it.
         recipe: Its recipe.
         plan: Its plan.
         part: What is taken of it: its encoder, or all of its network that fits.
     """
 
-    run: RunFolder
+    run: RunFolder | BundleFolder
     recipe: Recipe
     plan: Plan
     part: Literal["encoder", "network"] = "encoder"
 
     @classmethod
     def of(cls, recipe: Recipe) -> EncoderSource | None:
-        """The run that a recipe starts from; ``None`` if it is none: random weights, a bundle, a file.
+        """The run that a recipe starts from; ``None`` if it is none: a foreign bundle, a file, or nothing.
 
         Raises:
             InputError: There is no run in the folder.
-            BundleError: The run is damaged.
+            BundleError: The run is damaged, or the archive of a bundle unsafe.
             ConfigError: It trains another network, or one of other base features; or there are two of them.
         """
         if recipe.init_encoder is not None and recipe.init_from is not None:
             raise ConfigError(
                 "init_encoder and init_from exclude each other", where="recipe", fix="choose one of them"
             )
-        if recipe.init_encoder is not None:
-            run = RunFolder.open(recipe.init_encoder)
-            source = cls(run, run.recipe(), run.plan())
-        elif recipe.init_from is not None and (Path(recipe.init_from) / "plan.json").is_file():
-            run = RunFolder.open(recipe.init_from)
-            source = cls(run, run.recipe(), run.plan(), "network")
-        else:
+        name = recipe.init_from if recipe.init_encoder is None else recipe.init_encoder
+        if name is None:
             return None
+        run: RunFolder | BundleFolder
+        if is_bundle(name):
+            run = open_bundle(name)
+            if not run.is_run and recipe.init_encoder is None:
+                return None
+        elif recipe.init_encoder is None and not (Path(name) / "plan.json").is_file():
+            return None
+        else:
+            run = RunFolder.open(name)
+        source = cls(run, run.recipe(), run.plan(), "encoder" if recipe.init_encoder else "network")
         source._require_the_same_network(recipe)
         return source
 
@@ -66,7 +73,7 @@ class EncoderSource:
     def reason(self) -> str:
         """Why a plan says what this run's plan says."""
         whose = "whose encoder" if self.part == "encoder" else "which"
-        return f"as in {self.run.path}, {whose} it starts from"
+        return f"as in {self.run.name}, {whose} it starts from"
 
     @property
     def topology(self) -> Topology | None:
@@ -87,7 +94,7 @@ class EncoderSource:
         if channels != len(self.plan.channel_names):
             raise ConfigError(
                 f"its {self.part} sees {len(self.plan.channel_names)} channels, the data set has {channels}",
-                where=self.run.path,
+                where=self.run.name,
                 fix=f"{_ADVICE[self.part]} on images of the same channels",
             )
         own = {"in_channels": channels, "out_channels": len(dataset.labels)}
@@ -101,14 +108,14 @@ class EncoderSource:
             BundleError: No fold is trained.
             ConfigError: Several are, but not this one.
         """
-        trained = {folder.index: folder for folder in self.run.trained_folds()}
+        trained = self.run.fold_weights()
         if fold not in trained and len(trained) > 1:
             raise ConfigError(
                 f"has no fold {fold} to take {self._article} from",
-                where=self.run.path,
+                where=self.run.name,
                 fix=f"train that fold there, or one of {', '.join(map(str, trained))} here",
             )
-        return trained[fold if fold in trained else min(trained)].weights()
+        return trained[fold if fold in trained else min(trained)]
 
     @property
     def _article(self) -> str:
@@ -119,14 +126,14 @@ class EncoderSource:
         if theirs.name != ours.name:
             raise ConfigError(
                 f"holds {self._article} of network '{theirs.name}', the recipe trains '{ours.name}'",
-                where=self.run.path,
+                where=self.run.name,
                 fix=f"choose network.name: {theirs.name}, or {_ADVICE[self.part]} '{ours.name}'",
             )
         if "base_features" in ours.model_fields_set and ours.base_features != theirs.base_features:
             raise ConfigError(
                 f"holds {self._article} of {theirs.base_features} base features, the recipe asks for "
                 f"{ours.base_features}",
-                where=self.run.path,
+                where=self.run.name,
                 fix=f"set network.base_features to {theirs.base_features}, or {_ADVICE[self.part]} with "
                 f"{ours.base_features}",
             )

@@ -107,7 +107,7 @@ def _spacing(
         if recipe.spacing_mm not in (None, taken_over):
             raise ConfigError(
                 f"its encoder was trained at {taken_over} mm, the recipe's spacing_mm is {recipe.spacing_mm}",
-                where=source.run.path,
+                where=source.run.name,
                 fix="leave spacing_mm out, or pretrain at the same",
             )
         reasons["spacing_mm"] = source.reason

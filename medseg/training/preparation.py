@@ -15,6 +15,7 @@ from medseg.files import output_folder, sha256_of, write_json
 from medseg.pictures import can_draw
 from medseg.progress import Progress
 from medseg.runs import Plan, Recipe, RunFolder, software_versions, utc_now
+from medseg.segmenters.bundles.opening import told_path
 from medseg.training.border_weights import border_weights_of
 from medseg.training.budget import Budget
 from medseg.training.cache import CachedCase, prepare_cases
@@ -137,7 +138,7 @@ def _record_starts(run: RunFolder, starts: dict[int, Start], progress: Progress)
         return
     manifest = run.manifest()
     for fold, start in starts.items():
-        facts = {"weights": str(start.weights.resolve()), "sha256": sha256_of(start.weights)}
+        facts = {"weights": told_path(start.weights), "sha256": sha256_of(start.weights)}
         before = manifest.setdefault(start.key, {}).setdefault(run.fold(fold).path.name, facts)
         _refuse_differing(run, [start.key] if before["sha256"] != facts["sha256"] else [])
     write_json(manifest, run.manifest_path)

@@ -13,7 +13,12 @@ from pydicom import config, dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from tests.data.dicom import AFFINE, phantom, write_series
 from tests.data.dicom_enhanced import write_enhanced_mr
@@ -52,7 +57,7 @@ _LIES: Mapping[str, Sequence[object]] = {
     "BitsStored": (0, 1, 17, 65535),
     "HighBit": (0, 65535),
     "PixelRepresentation": (2, 65535),
-    "PhotometricInterpretation": ("RGB", "PALETTE COLOR", "NONSENSE", ""),
+    "PhotometricInterpretation": ("RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR", "NONSENSE", ""),
     "SOPClassUID": ("", "1.2", "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.1.3.10"),
 }
 _TEXT_TARGETS = (
@@ -72,23 +77,35 @@ _TEXT_TARGETS = (
 
 
 def write_sound_series(folder: Path) -> dict[str, list[Path]]:
-    """Small series to be mutated, one folder each: explicit, implicit, deflated, RLE, enhanced."""
+    """Small series to be mutated, one folder each: by transfer syntax, in colours, and enhanced."""
     image = phantom(SMALL_SHAPE, AFFINE)
     series = {
         "explicit": write_series(folder / "explicit", image),
         "implicit": write_series(folder / "implicit", image, syntax=ImplicitVRLittleEndian, modality="MR"),
         "deflated": write_series(folder / "deflated", image, syntax=DeflatedExplicitVRLittleEndian),
         "RLE": write_series(folder / "RLE", image),
+        "JPEG-LS": write_series(folder / "JPEG-LS", image),
+        "colours": write_series(folder / "colours", image, edit=_colour),
     }
-    for path in series["RLE"].paths:
-        dataset = dcmread(path)
-        dataset.compress(RLELossless, generate_instance_uid=False)
-        dataset.save_as(path)
+    for name, syntax in (("RLE", RLELossless), ("JPEG-LS", JPEGLSLossless)):
+        for path in series[name].paths:
+            dataset = dcmread(path)
+            dataset.compress(syntax, generate_instance_uid=False)
+            dataset.save_as(path)
     enhanced = write_enhanced_mr(folder / "enhanced" / "enhanced.dcm", shape=SMALL_SHAPE)
     return {
         **{name: list(truth.paths) for name, truth in series.items()},
         "enhanced": list(enhanced[0].paths),
     }
+
+
+def _colour(dataset: Dataset, index: int) -> None:
+    """Random colours, of which two voxels share their blue and red (YBR_FULL_422)."""
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 3, "YBR_FULL_422"
+    dataset.PlanarConfiguration = 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = np.random.default_rng(index).bytes(dataset.Rows * dataset.Columns * 2)
+    dataset["PixelData"].VR = "OB"
 
 
 def mutated(content: bytes, seed: int) -> tuple[str, bytes]:

@@ -28,6 +28,7 @@ from medseg.errors import (
 from medseg.geometry import Grid
 from medseg.io import read_header, read_volume, write_volume
 from medseg.volume import Volume
+from tests.data.dicom_cases import CASES
 
 MakeRun = Callable[..., Path]
 
@@ -482,6 +483,28 @@ def test_volumes_of_a_dicom_folder_are_segmented(
     assert from_nifti.grid == written.grid
     np.testing.assert_array_equal(from_nifti.array, written.array)
     assert "Secret" not in json.dumps(summary)
+
+
+def test_labels_of_a_tilted_gantry_go_out_on_its_slices(make_run: MakeRun, tmp_path: Path) -> None:
+    from medseg.io.dicom.segmentations import read_contours
+
+    CASES["gantry tilt of 15 degrees"](tmp_path / "ct")
+    run = make_run()
+    told = ["--model", run, "--input", tmp_path / "ct", "--out"]
+    assert call(*told, tmp_path / "out", "--format", "rtstruct") == 0
+    assert call(*told, tmp_path / "nifti") == 0
+    (case,) = json.loads((tmp_path / "out" / "summary.json").read_text())["cases"]
+    assert "nearest neighbour" in case["notes"][0]
+    assert case["geometry"]["findings"][0]["reason"] == "gantry-tilt"
+    (written,), (image,) = (tmp_path / "out").glob("*.dcm"), (tmp_path / "nifti").glob("*.nii.gz")
+    labels = read_volume(image)
+    found = read_contours(written, labels.grid)
+    # The upright grid is larger than the slices: what lies beside them has no image to go to.
+    for entry in found.scheme.foreground:
+        value = {"anterior": 1, "posterior": 7}[entry.name]
+        mask, wanted = found.mask(entry.value), labels.array[0] == value
+        assert not (mask & ~wanted).any()
+        assert mask.sum() > 0.7 * wanted.sum()
 
 
 @pytest.mark.parametrize("form", ["dicom-seg", "dicom-labelmap", "rtstruct"])

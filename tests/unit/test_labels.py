@@ -119,6 +119,60 @@ def test_what_dataset_json_may_not_declare(labels: Any, words: str) -> None:
 # Values and indices
 
 
+LIVER = {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+
+
+def test_a_data_set_may_name_concepts() -> None:
+    scheme = LabelScheme.from_dataset_json({"background": 0, "parenchyma": 1, "cyst": 2})
+    known = scheme.with_concepts({"parenchyma": LIVER})
+    assert [entry.concept for entry in known.foreground] == [CodedConcept("10200004", "SCT", "Liver"), None]
+    assert scheme.with_concepts(None) is scheme
+
+
+@pytest.mark.parametrize(
+    ("concepts", "words"),
+    [
+        ([LIVER], "no object of names"),
+        ({"liver": LIVER}, "names 'liver', which is no label"),
+        ({"background": LIVER}, "names 'background'"),
+        ({"cyst": "10200004"}, "concept of 'cyst' is not complete"),
+        ({"cyst": {**LIVER, "scheme": ""}}, "concept of 'cyst' is not complete"),
+        ({"cyst": {**LIVER, "value": 10200004}}, "concept of 'cyst' is not complete"),
+    ],
+)
+def test_concepts_that_cannot_be_read(concepts: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LabelScheme.from_names({2: "cyst"}).with_concepts(concepts)
+
+
+def test_classes_as_they_lie_beside_label_maps() -> None:
+    entries = [
+        {"value": 9, "name": "cyst", "color": None, "concept": None, "file": "a.nii.gz"},
+        {"value": 3, "name": "parenchyma", "color": [1, 2, 3], "concept": LIVER, "file": "a.nii.gz"},
+    ]
+    scheme = LabelScheme.from_entries(entries)
+    assert scheme.values == (0, 3, 9)
+    assert scheme.classes[1] == LabelClass(
+        3, "parenchyma", (1, 2, 3), CodedConcept("10200004", "SCT", "Liver")
+    )
+    assert scheme.classes[2].concept is None
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([{"value": 1}], "lacks its value or name"),
+        (["liver"], "lacks its value or name"),
+        ([{"value": 1, "name": "a"}, {"value": 1, "name": "b"}], "declared twice"),
+        ([{"value": 1, "name": "a", "color": [1, 2]}], "is no colour"),
+        ([{"value": 1, "name": "a", "color": [1, 2, 256]}], "is no colour"),
+    ],
+)
+def test_lists_of_classes_that_cannot_be_read(entries: list[Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        LabelScheme.from_entries(entries)
+
+
 def test_values_to_indices_by_hand(kidneys: LabelScheme) -> None:
     values = np.array([[0, 300], [9, 7]], dtype=np.int16)
     indices = kidneys.to_indices(values)

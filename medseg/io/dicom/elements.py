@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import cache
 from typing import Final
 
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag, Tag
 
 __all__ = ["integer", "number", "numbers", "raw_bytes", "text", "texts", "too_long"]
 
@@ -36,10 +38,7 @@ _BINARY: Final = {
 
 def raw_bytes(dataset: Dataset, tag: int) -> bytes:
     """The bytes of an element's value; none where the element is missing, or a sequence."""
-    element = dataset.get_item(tag)
-    if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
-        return element.value
-    return b""
+    return _bytes_of(dataset.get_item(_base_tag(tag)))
 
 
 def text(dataset: Dataset, tag: int) -> str:
@@ -68,10 +67,10 @@ def numbers(dataset: Dataset, tag: int, vr: str | None = None) -> tuple[float, .
         tag: Its tag.
         vr: Its value representation, for private elements that a file may declare as unknown.
     """
-    value = raw_bytes(dataset, tag)[:_LONGEST_VALUE_BYTES]
+    element = dataset.get_item(_base_tag(tag))
+    value = _bytes_of(element)[:_LONGEST_VALUE_BYTES]
     if not value.strip(b" \0") and len(value) not in (2, 4, 8):
         return ()
-    element = dataset.get_item(tag)
     declared = getattr(element, "VR", None)
     kind = str(declared) if declared not in (None, "UN") else vr or _standard_vr(tag)
     if kind in _BINARY:
@@ -100,6 +99,18 @@ def too_long(dataset: Dataset, tags: tuple[int, ...]) -> tuple[str, ...]:
         if len(value := raw_bytes(dataset, tag)) > LONGEST_DECIMAL
         and any(len(part.strip(b" \0")) > LONGEST_DECIMAL for part in value.split(b"\\"))
     )
+
+
+def _bytes_of(element: object) -> bytes:
+    if isinstance(element, RawDataElement) and isinstance(element.value, bytes):
+        return element.value
+    return b""
+
+
+@cache
+def _base_tag(tag: int) -> BaseTag:
+    """A number as pydicom's own kind of tag, which it makes of every other number at each look."""
+    return Tag(tag)
 
 
 def _unpacked(value: bytes, letter: str, *, little: bool) -> tuple[float, ...]:

@@ -7,8 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
+from pydicom import config
+from pydicom.uid import UID
 
 from medseg.geometry import SHEAR_TOLERANCE
+from medseg.io.dicom.codecs import CODECS_FIX, can_decode
+from medseg.io.dicom.colours import COLOUR_MODELS, shown
 from medseg.io.dicom.frames import Frame
 from medseg.io.dicom.stack import is_complete, is_usable_length, is_usable_place
 from medseg.io.dicom.verdict import Finding, Reason, Status
@@ -44,13 +48,40 @@ def same_spacing(one: Frame, other: Frame) -> bool:
 
 
 def _colours(frames: Sequence[Frame]) -> Finding | None:
+    unknown = [frame for frame in frames if not _is_grey(frame) and not _is_coloured(frame)]
+    if not unknown and not all(map(_is_grey, frames)):
+        return Finding(
+            Reason.COLOURS,
+            Status.OK,
+            "voxels are colours, not intensities",
+            "red, green and blue become channels",
+            {"channels": 3},
+        )
+    models = ", ".join(sorted({shown(frame.photometric) for frame in unknown}))
     return _refused(
         Reason.COLOURS,
-        [frame for frame in frames if frame.samples != 1],
+        unknown,
         frames,
-        "hold colours, not intensities",
-        "choose the series that the scanner reconstructed",
+        f"hold colours that cannot be read ({models})",
+        "choose the series that the scanner reconstructed, or export it as RGB",
     )
+
+
+def _is_grey(frame: Frame) -> bool:
+    return frame.samples == 1 and frame.photometric.startswith("MONOCHROME")
+
+
+def _is_coloured(frame: Frame) -> bool:
+    return frame.samples == 3 and frame.photometric in COLOUR_MODELS
+
+
+def _no_codec(frames: Sequence[Frame]) -> Finding | None:
+    lacking = [frame for frame in frames if not can_decode(frame.transfer_syntax_uid)]
+    found = {UID(frame.transfer_syntax_uid, config.IGNORE) for frame in lacking}
+    # The name of an unknown one is what the header says, which may be anything.
+    names = sorted(uid.name for uid in found if uid.name != uid) or ["nobody knows what"]
+    what = f"are stored as {', '.join(names)}, for which no codec is installed"
+    return _refused(Reason.NO_CODEC, lacking, frames, what, CODECS_FIX)
 
 
 def _truncated(frames: Sequence[Frame]) -> Finding | None:
@@ -179,6 +210,7 @@ def _long_text(frames: Sequence[Frame]) -> Finding | None:
 
 _CHECKS: Final[tuple[Callable[[Sequence[Frame]], Finding | None], ...]] = (
     _colours,
+    _no_codec,
     _truncated,
     _no_position,
     _no_orientation,

@@ -73,6 +73,7 @@ class Frame:
         instance_number: InstanceNumber of the file. Good for a message, never for an order.
         traits: What tells one volume of a series from another, by its DICOM keyword (``ImageType``,
             ``EchoTime``, ``DiffusionBValue``, ``AcquisitionNumber``, ``TemporalPositionIndex``, …).
+        photometric: PhotometricInterpretation: what stored values are shown as.
         slope: RescaleSlope; 1 if the header has none.
         intercept: RescaleIntercept; 0 if the header has none.
         padding: Smallest and largest stored value that stands for "no voxel here", where declared.
@@ -96,6 +97,7 @@ class Frame:
     spacing_between: float | None = None
     instance_number: int | None = None
     traits: Mapping[str, Trait] = field(default_factory=dict)
+    photometric: str = "MONOCHROME2"
     slope: float = 1.0
     intercept: float = 0.0
     padding: tuple[int, int] | None = None

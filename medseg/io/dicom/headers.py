@@ -25,7 +25,13 @@ from medseg.io.dicom.plane import (
     spacing,
     thickness,
 )
-from medseg.io.dicom.stored_voxels import VOXEL_TAGS, missing_bytes, plane_size, stored_planes
+from medseg.io.dicom.stored_voxels import (
+    VOXEL_TAGS,
+    missing_bytes,
+    photometric_of,
+    plane_size,
+    stored_planes,
+)
 from medseg.io.dicom.traits import TRAIT_TAGS, classic_traits
 from medseg.io.dicom.verdict import SetAside
 
@@ -107,7 +113,8 @@ def _frames(header: Header) -> list[Frame] | SetAside:
 
 def _first_frame(header: Header, size: tuple[int, int, int], missing: int) -> Frame:
     dataset = header.dataset
-    slope, intercept = rescale(dataset)
+    # Colours measure nothing: no value is rescaled, and none stands for "no voxel here".
+    slope, intercept = rescale(dataset) if size[2] == 1 else (1.0, 0.0)
     slice_thickness, spacing_between = thickness(dataset)
     return Frame(
         path=header.path,
@@ -126,9 +133,10 @@ def _first_frame(header: Header, size: tuple[int, int, int], missing: int) -> Fr
         spacing_between=spacing_between,
         instance_number=integer(dataset, _INSTANCE_NUMBER),
         traits=classic_traits(dataset),
+        photometric=photometric_of(dataset),
         slope=slope,
         intercept=intercept,
-        padding=padding(dataset),
+        padding=padding(dataset) if size[2] == 1 else None,
         missing_bytes=missing,
         long_values=long_values(dataset),
     )

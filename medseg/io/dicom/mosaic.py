@@ -44,7 +44,7 @@ def mosaic_frames(plane: Frame) -> list[Frame]:
     """
     count, normal = _layout(plane.path)
     across = math.ceil(math.sqrt(count))
-    if plane.rows % across or plane.columns % across or count > MOST_FRAMES:
+    if plane.rows % across or plane.columns % across:
         raise MosaicError(f"its {count} slices do not divide its rows and columns")
     rows, columns = plane.rows // across, plane.columns // across
     first, step = _first_slice(plane, normal, rows, columns)
@@ -91,7 +91,7 @@ def _layout(path: Path) -> tuple[int, npt.NDArray[np.float64]]:
     except (KeyError, IndexError, ValueError):
         raise MosaicError("Siemens' header does not say how many slices it has, and where they lie") from None
     if (
-        count < 1
+        not 1 <= count <= MOST_FRAMES
         or normal.shape != (3,)
         or not np.isfinite(normal).all()
         or abs(np.linalg.norm(normal) - 1) > 0.01

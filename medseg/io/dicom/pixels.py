@@ -14,12 +14,14 @@ from typing import IO, Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.pixels.decoders.base import Decoder
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, RLELossless
 
 from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codec_messages import codec_messages
+from medseg.io.dicom.codecs import CODECS_FIX, codec_of
 from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
+from medseg.io.dicom.colours import red_green_blue
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
 from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
@@ -29,9 +31,6 @@ __all__ = ["StoredPlanes", "open_planes"]
 
 _EXTENDED_OFFSETS: Final = (0x7FE00001, 0x7FE00002)
 _TAGS: Final = (*FORMAT_TAGS, *_EXTENDED_OFFSETS)
-_PREFERRED_PLUGINS: Final = ("pylibjpeg", "pyjpegls", "gdcm", "pillow", "pydicom")
-"""In this order, so that a machine with several decodes as one with few, and GDCM where nothing else does."""
-
 _DAMAGE: Final = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, RuntimeError, TypeError),
     *(ValueError, struct.error, zlib.error),
@@ -69,7 +68,8 @@ class StoredPlanes:
             numbers: Which, from 0.
 
         Yields:
-            The number, and the plane: shape (rows, columns), in the format's type. It may be read-only.
+            The number, and the plane: shape (rows, columns), of colours (rows, columns, 3), in the format's
+            type. It may be read-only.
 
         Raises:
             InputError: The file is truncated or damaged, or a plane decodes to another size.
@@ -95,8 +95,11 @@ class StoredPlanes:
         swaps = self._pixels.swaps_pairs and stored.itemsize == 1
         for number in numbers:
             data = self._swapped(number) if swaps else self._bytes(number * count, count)
-            plane = np.frombuffer(data, stored).reshape(self.format.rows, self.format.columns)
-            yield number, self.format.meant(plane)
+            values = self.format.meant(np.frombuffer(data, stored))
+            if self.format.samples > 1:
+                yield number, red_green_blue(values, self.format)
+            else:
+                yield number, values.reshape(self.format.rows, self.format.columns)
 
     def _bytes(self, offset: int, count: int) -> bytes:
         self._source.seek(self._pixels.offset + offset)
@@ -133,17 +136,19 @@ class StoredPlanes:
         options: dict[str, Any] = {
             "rows": form.rows,
             "columns": form.columns,
-            "samples_per_pixel": 1,
+            "samples_per_pixel": form.samples,
             "number_of_frames": 1,
-            "photometric_interpretation": "MONOCHROME2",
+            "photometric_interpretation": form.photometric,
             "bits_allocated": 8 * form.dtype.itemsize,
             "bits_stored": form.bits_stored,
             "pixel_representation": int(form.dtype.kind == "i"),
         }
+        if form.samples > 1:
+            options["planar_configuration"] = int(form.planar)
         stream = encapsulate([data], has_bot=False)
         with codec_messages() if self._plugin == "gdcm" else nullcontext(()) as messages:
             plane, _ = self._decoder.as_array(
-                stream, index=0, raw=True, decoding_plugin=self._plugin, **options
+                stream, index=0, raw=form.samples == 1, decoding_plugin=self._plugin, **options
             )
         if messages:
             raise InputError(
@@ -163,10 +168,10 @@ class StoredPlanes:
             )
         if not is_whole(data):
             raise InputError("a plane ends too early", where=self.path, fix="copy or export it again")
-        if stream != Codestream(self.format.rows, self.format.columns, 1):
+        if stream != Codestream(self.format.rows, self.format.columns, self.format.samples):
             raise InputError(
                 f"a compressed plane has {stream.rows}x{stream.columns} voxels of {stream.components} "
-                f"values, the header says {self.format.rows}x{self.format.columns} of 1",
+                f"values, the header says {self.format.rows}x{self.format.columns} of {self.format.samples}",
                 where=self.path,
                 fix="export it again",
             )
@@ -187,7 +192,7 @@ def open_planes(path: Path, transfer_syntax_uid: str) -> Iterator[StoredPlanes]:
         The planes.
 
     Raises:
-        InputError: The file is damaged or truncated, holds colours or voxels of an unknown kind, or no codec
+        InputError: The file is damaged or truncated, holds voxels or colours of an unknown kind, or no codec
             for its transfer syntax is installed.
         ResourceError: It may not be read.
     """
@@ -266,19 +271,18 @@ def _explain_damage(path: Path) -> Iterator[None]:
 
 
 def _decoder_of(syntax: UID, path: Path) -> tuple[Decoder, str]:
-    fix = "install the codecs: pip install 'medseg[dicom]'"
     try:
-        decoder = get_decoder(syntax)
+        found = codec_of(syntax)
     except NotImplementedError as error:
         raise InputError(
             f"is stored as {syntax.name}, which cannot be decoded",
             where=path,
             fix="export it uncompressed, as Explicit VR Little Endian",
         ) from error
-    for plugin in _PREFERRED_PLUGINS:
-        if plugin in decoder.available_plugins:
-            return decoder, plugin
-    raise InputError(f"is stored as {syntax.name}, and no codec for it is installed", where=path, fix=fix)
+    if found is None:
+        what = f"is stored as {syntax.name}, and no codec for it is installed"
+        raise InputError(what, where=path, fix=CODECS_FIX)
+    return found
 
 
 def _extended_offsets(header: Header) -> tuple[bytes, bytes] | None:

@@ -10,13 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.errors import InputError
-from medseg.io.dicom.elements import integer, text
+from medseg.io.dicom.colours import BRIGHTNESS_AND_COLOUR, COLOUR_MODELS, shown
+from medseg.io.dicom.elements import integer
 from medseg.io.dicom.header_file import Header, PixelElement
-from medseg.io.dicom.stored_voxels import VOXEL_TAGS, plane_size, stored_planes
+from medseg.io.dicom.stored_voxels import (
+    VOXEL_TAGS,
+    photometric_of,
+    plane_size,
+    stored_planes,
+    stored_samples,
+)
 
 __all__ = ["FORMAT_TAGS", "PlaneFormat", "plane_format"]
 
-_PHOTOMETRIC: Final = 0x00280004
+_PLANAR_CONFIGURATION: Final = 0x00280006
 _BITS_ALLOCATED: Final = 0x00280100
 _BITS_STORED: Final = 0x00280101
 _HIGH_BIT: Final = 0x00280102
@@ -26,7 +33,7 @@ _FLOATS: Final[Mapping[int, np.dtype[Any]]] = {
     0x7FE00009: np.dtype(np.float64),
 }
 
-FORMAT_TAGS: Final = (*VOXEL_TAGS, _PHOTOMETRIC, _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION)
+FORMAT_TAGS: Final = (*VOXEL_TAGS, _PLANAR_CONFIGURATION, _BITS_STORED, _HIGH_BIT, _PIXEL_REPRESENTATION)
 """What has to be read of a header for ``plane_format`` (PS3.3, section C.7.6.3)."""
 
 
@@ -41,6 +48,9 @@ class PlaneFormat:
         dtype: Of decoded planes, in native byte order.
         bits_stored: How many bits of each voxel count.
         high_bit: The highest of them.
+        samples: 1, or 3 for red, green and blue.
+        photometric: What stored values stand for (PhotometricInterpretation).
+        planar: Whether all red comes before all green, and not voxel by voxel.
     """
 
     rows: int
@@ -49,11 +59,15 @@ class PlaneFormat:
     dtype: np.dtype[Any]
     bits_stored: int
     high_bit: int
+    samples: int = 1
+    photometric: str = "MONOCHROME2"
+    planar: bool = False
 
     @property
     def plane_bytes(self) -> int:
-        """Size of a decoded plane."""
-        return self.rows * self.columns * self.dtype.itemsize
+        """Size of a plane as it lies in a file that is not compressed."""
+        values = self.rows * self.columns * stored_samples(self.photometric, self.samples)
+        return values * self.dtype.itemsize
 
     def meant(self, plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """A stored plane in native byte order, without what bits beside the stored ones hold (PS3.5 8.1.1).
@@ -81,18 +95,19 @@ def plane_format(header: Header, pixels: PixelElement) -> PlaneFormat:
         pixels: Where the voxels lie.
 
     Raises:
-        InputError: Colours, or bits of an unknown kind.
+        InputError: Colours that are not red, green and blue, or bits of an unknown kind.
         DamagedFileError: Sizes that cannot be.
     """
     dataset = header.dataset
     rows, columns, samples = plane_size(header) or (0, 0, 1)
     planes = stored_planes(header)
-    photometric = text(dataset, _PHOTOMETRIC)
-    if samples != 1 or not (photometric or "MONOCHROME2").startswith("MONOCHROME"):
+    photometric = photometric_of(dataset)
+    in_colour = samples == 3 and photometric in COLOUR_MODELS
+    if not in_colour and not (samples == 1 and photometric.startswith("MONOCHROME")):
         raise InputError(
-            f"holds colours ({photometric}), not measured values",
+            f"holds colours that are not known ({shown(photometric)}, {samples} a voxel)",
             where=header.path,
-            fix="take the series that it was made from",
+            fix="take the series that it was made from, or export it as RGB",
         )
     if pixels.tag in _FLOATS:
         dtype = _FLOATS[pixels.tag]
@@ -107,8 +122,17 @@ def plane_format(header: Header, pixels: PixelElement) -> PlaneFormat:
             where=header.path,
             fix="export it again, as 8, 16 or 32 bits per voxel",
         )
-    kind = "i" if integer(dataset, _PIXEL_REPRESENTATION) else "u"
-    return PlaneFormat(rows, columns, planes, np.dtype(f"{kind}{allocated // 8}"), stored, high)
+    kind = "i" if integer(dataset, _PIXEL_REPRESENTATION) and not in_colour else "u"
+    if photometric in BRIGHTNESS_AND_COLOUR and (allocated, stored) != (8, 8):
+        raise InputError(
+            f"stores brightness and colour as {stored} of {allocated} bits, 8 are needed",
+            where=header.path,
+            fix="export it again, as RGB",
+        )
+    return PlaneFormat(
+        *(rows, columns, planes, np.dtype(f"{kind}{allocated // 8}"), stored, high, samples, photometric),
+        planar=integer(dataset, _PLANAR_CONFIGURATION) == 1,
+    )
 
 
 def _or(value: int | None, default: int) -> int:

@@ -141,6 +141,11 @@ class DicomVolume:
     grid: Grid | None = None
     traits: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def channels(self) -> int:
+        """How many reading gives: 3 of colours, else 1."""
+        return self.frames[0].samples if self.frames else 1
+
 
 @dataclass(frozen=True)
 class SetAside:

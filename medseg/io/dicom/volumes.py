@@ -30,7 +30,8 @@ _USUAL_VOXEL_BYTES = 2
 def read_dicom_volume(volume: DicomVolume, *, progress: Progress | None = None) -> Volume:
     """Decode a DICOM volume, rescale it to measured values, and repair it as its verdict says.
 
-    Values are slope times stored value plus intercept, of each frame by itself. They are integers where
+    Colours become three channels: red, green, blue. All other volumes have one channel, whose
+    values are slope times stored value plus intercept, of each frame by itself. They are integers where
     slopes and intercepts are whole numbers (int16 for CT), else float32. Values that stand for "no voxel
     here" (PixelPaddingValue) stay, rescaled like all others. Each file is opened once, and decoded plane by
     plane.
@@ -40,7 +41,7 @@ def read_dicom_volume(volume: DicomVolume, *, progress: Progress | None = None) 
         progress: Shown while slices are decoded.
 
     Returns:
-        Array (1, columns, rows, slices) on the volume's grid, in RAS+ millimetres.
+        Array (channels, columns, rows, slices) on the volume's grid, in RAS+ millimetres.
 
     Raises:
         GeometryError: The volume is refused by its verdict, in whose words.
@@ -52,14 +53,15 @@ def read_dicom_volume(volume: DicomVolume, *, progress: Progress | None = None) 
     frames = volume.frames
     if not frames:
         raise InputError("the volume has no frames", fix="scan the folder again")
-    voxels = len(frames) * frames[0].rows * frames[0].columns
-    require_memory(voxels * _USUAL_VOXEL_BYTES * _VOLUMES_HELD, _place_of(volume))
+    values = len(frames) * frames[0].rows * frames[0].columns * frames[0].samples
+    require_memory(values * _USUAL_VOXEL_BYTES * _VOLUMES_HELD, _place_of(volume))
     shown = progress or SilentProgress()
     with shown.task("slices", len(frames)) as advance:
         stack = _read_stack(frames, advance)
-    stack = repaired(stack, volume)
-    # Files have columns fastest, and so does this array: nothing is copied here, nor when NIfTI is written.
-    return Volume(stack.transpose(2, 1, 0)[np.newaxis], grid)
+    channels = [repaired(channel, volume) for channel in np.moveaxis(stack, -1, 0)]
+    # Files have columns fastest, and so does this array: of one channel nothing is copied.
+    array = channels[0][np.newaxis] if len(channels) == 1 else np.stack(channels)
+    return Volume(array.transpose(0, 3, 2, 1), grid)
 
 
 def require_accepted(volume: DicomVolume) -> Grid:
@@ -79,21 +81,23 @@ def require_accepted(volume: DicomVolume) -> Grid:
 
 
 def _read_stack(frames: tuple[Frame, ...], advance: Callable[[float], None]) -> npt.NDArray[Any]:
-    """Measured values of all frames, shape (slices, rows, columns)."""
+    """Measured values of all frames, shape (slices, rows, columns, channels)."""
     first = frames[0]
+    shape = (first.rows, first.columns, first.samples)
     stack = MeasuredStack(
         [frame.slope for frame in frames],
         [frame.intercept for frame in frames],
         first.rows,
-        first.columns,
+        first.columns * first.samples,
     )
     for (path, syntax), wanted in _by_file(frames).items():
         with open_planes(path, syntax) as planes:
             for number, plane in planes.read(wanted):
                 for index in wanted[number]:
-                    stack.put(index, _cut(plane, frames[index], (first.rows, first.columns)))
+                    part = _cut(plane, frames[index], shape)
+                    stack.put(index, part.reshape(first.rows, -1))
                     advance(1)
-    return stack.finished()
+    return stack.finished().reshape(len(frames), *shape)
 
 
 def _by_file(frames: Iterable[Frame]) -> Mapping[tuple[Path, str], Mapping[int, list[int]]]:
@@ -104,8 +108,9 @@ def _by_file(frames: Iterable[Frame]) -> Mapping[tuple[Path, str], Mapping[int, 
     return files
 
 
-def _cut(plane: npt.NDArray[Any], frame: Frame, shape: tuple[int, int]) -> npt.NDArray[Any]:
-    """A frame's part of the plane in which it is stored."""
+def _cut(plane: npt.NDArray[Any], frame: Frame, shape: tuple[int, int, int]) -> npt.NDArray[Any]:
+    """A frame's part of the plane in which it is stored, shape (rows, columns, channels)."""
+    plane = plane[..., np.newaxis] if plane.ndim == 2 else plane
     row, column = (0, 0) if frame.tile is None else (frame.tile.first_row, frame.tile.first_column)
     part = plane[row : row + frame.rows, column : column + frame.columns]
     is_whole = frame.tile is not None or part.shape == plane.shape

@@ -42,7 +42,9 @@ from medseg.networks.blocks.options import (
     positive,
     probability,
 )
+from medseg.networks.blocks.permutohedral import PermutohedralLattice
 from medseg.networks.blocks.pyramid import JoinedPyramid, SummedPyramid
+from medseg.networks.blocks.random_field import BilateralKernel, SpatialKernel, mean_field, potts
 from medseg.networks.blocks.residual import ResidualEncoder, ResidualUnit, shrink_branches
 from medseg.networks.blocks.unpooling import (
     MaxUnpool,
@@ -57,6 +59,7 @@ from medseg.networks.blocks.upsampling import (
     crop_like,
     linear_resize,
 )
+from medseg.networks.blocks.wrapped import WrappedNetwork
 
 __all__ = [
     "ACTIVATIONS",
@@ -66,6 +69,7 @@ __all__ = [
     "UPSAMPLING",
     "AttentionGate",
     "BedOfNails",
+    "BilateralKernel",
     "ContextModule",
     "ConvBlock",
     "ConvEncoder",
@@ -76,14 +80,17 @@ __all__ = [
     "JoinedPyramid",
     "LinearUpsample",
     "MaxUnpool",
+    "PermutohedralLattice",
     "PoolingEncoder",
     "ResidualEncoder",
     "ResidualUnit",
     "SegmentationNetwork",
+    "SpatialKernel",
     "SummedPyramid",
     "TransposedUpsample",
     "UnpoolingDecoder",
     "WithContext",
+    "WrappedNetwork",
     "activation_layer",
     "check_images",
     "choice",
@@ -97,11 +104,13 @@ __all__ = [
     "linear_resize",
     "max_pool",
     "max_pool_with_indices",
+    "mean_field",
     "nearest_neighbour",
     "norm_layer",
     "open_gates",
     "per_axis",
     "positive",
+    "potts",
     "probability",
     "shrink_branches",
     "sliding_max_pool",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from medseg.networks.blocks.layers import ConvBlock, convolution
 from medseg.networks.blocks.options import choice, positive
+from medseg.networks.blocks.wrapped import WrappedNetwork
 
 __all__ = ["CONTEXTS", "ContextModule", "WithContext"]
 
@@ -100,11 +101,10 @@ def _hand_on(layer: nn.Conv2d | nn.Conv3d, groups: int, noise: float) -> None:
             layer.bias.zero_()
 
 
-class WithContext(nn.Module):
+class WithContext(WrappedNetwork):
     """A segmentation network whose class scores go through a context module.
 
-    As it starts, *basic* gives max(scores, 0). What the network has, this has as well: its encoder, its
-    checks, and the scores of its coarser levels, which are handed out as they are.
+    As it starts, *basic* gives max(scores, 0).
 
     Args:
         network: A segmentation network.
@@ -115,52 +115,13 @@ class WithContext(nn.Module):
         ValueError: An option is invalid.
     """
 
-    # A property is no part of what torch.jit.script compiles.
-    __jit_unused_properties__ = ("encoder",)
-
     def __init__(
         self, network: nn.Module, context: str = "basic", kernel_size: int | Sequence[int] = 3
     ) -> None:
-        super().__init__()
-        self.spatial_dims = int(network.spatial_dims)  # type: ignore[arg-type]
-        self.in_channels = int(network.in_channels)  # type: ignore[arg-type]
-        self.out_channels = int(network.out_channels)  # type: ignore[arg-type]
-        self.network = network
+        super().__init__(network)
         self.context = ContextModule(self.spatial_dims, self.out_channels, context, kernel_size)
 
-    @property
-    def encoder(self) -> nn.Module:
-        """The network's; its weights are named once, under the network."""
-        encoder: nn.Module = self.network.encoder  # type: ignore[assignment]
-        return encoder
-
-    def check_input(self, images: Tensor) -> None:
-        """Refuse a shape that the network cannot take.
-
-        Raises:
-            ValueError: Axes, channels or sizes do not fit; the message says what does.
-        """
-        self.network.check_input(images)  # type: ignore[operator]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Class scores (B, classes, X', Y'[, Z']) of images (B, C, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        scores: Tensor = self.context(self.network(images))
-        return scores
-
-    def forward_deep(self, images: Tensor) -> list[Tensor]:
-        """Class scores with context, then those of the coarser levels that the network supervises.
-
-        Args:
-            images: Shape (B, C, X, Y[, Z]).
-
-        Raises:
-            ValueError: The network cannot take this shape.
-        """
-        if not hasattr(self.network, "forward_deep"):
-            return [self.forward(images)]
-        scores: list[Tensor] = self.network.forward_deep(images)  # type: ignore[operator]
-        return [self.context(scores[0]), *scores[1:]]
+    def behind(self, images: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002
+        """See :class:`WrappedNetwork`."""
+        seen: Tensor = self.context(scores)
+        return seen

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from medseg.files import sha256_of
 from medseg.geometry import Grid
 from medseg.io import read_volume, write_volume
 from medseg.io.dicom import Repairs
+from medseg.io.formats import write_unnamed
 from medseg.volume import Volume
 
 MakeSeries = Callable[..., Path]
@@ -140,6 +144,36 @@ def test_a_sidecar_left_by_a_killed_conversion_does_not_hinder(
     image.unlink()
     assert convert(source, tmp_path / "out").volumes[0].outcome is Outcome.WRITTEN
     assert image.exists()
+
+
+KILLED = """
+import os, signal, sys
+import medseg.conversion.{module} as module
+from medseg.conversion import convert
+module.{name} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+convert(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("writing", "difference_from_file"), ("dicom_tree", "describe")]
+)
+def test_what_a_killed_conversion_leaves_goes_with_the_next(
+    make_ct_series: MakeSeries, tmp_path: Path, voxels: np.ndarray, module: str, name: str
+) -> None:
+    source, out = make_ct_series(tmp_path / "in", voxels, EVEN), tmp_path / "out"
+    script = KILLED.format(module=module, name=name)
+    died = subprocess.run([sys.executable, "-c", script, str(source), str(out)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    (left,) = names_in(out)
+    assert re.fullmatch(r"[.][0-9a-f]{12}[.]part[.][0-9a-f]{12}[.]nii[.]gz", left)
+
+    mine = out / ".0123456789ab.part.another.nii.gz"  # of another file: somebody may be writing it
+    mine.touch()
+    (volume,) = convert(source, out).volumes
+    assert volume.outcome is Outcome.WRITTEN
+    wanted = [mine.name, f"{volume.name}.json", f"{volume.name}.nii.gz", "conversion.json"]
+    assert names_in(out) == sorted(wanted)
 
 
 def test_one_refused_volume_leaves_the_others_alone(
@@ -279,14 +313,15 @@ def test_a_disk_that_does_not_give_back_what_was_written(
     monkeypatch: pytest.MonkeyPatch,
     fault: str,
 ) -> None:
-    def read_badly(path: Path) -> Volume:
-        volume = read_volume(path)
+    def keep_badly(image: Volume, dtype: np.dtype, temporary: Path, target: Path) -> None:
+        array, grid = image.array.copy(), image.grid
         if fault == "voxel":
-            volume.array[0, 1, 2, 3] += 1
-            return volume
-        return Volume(volume.array, Grid(volume.grid.shape, volume.grid.affine @ np.diag([1, 1, 1.1, 1])))
+            array[0, 1, 2, 3] += 1
+        else:
+            grid = Grid(grid.shape, grid.affine @ np.diag([1, 1, 1.1, 1]))
+        write_unnamed(Volume(array, grid), dtype, temporary, target)
 
-    monkeypatch.setattr(writing, "read_volume", read_badly)
+    monkeypatch.setattr(writing, "write_unnamed", keep_badly)
     source = make_ct_series(tmp_path / "in", voxels, EVEN)
     (volume,) = convert(source, tmp_path / "out").volumes
     assert volume.outcome is Outcome.FAILED

@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from medseg.errors import InputError
 from medseg.evaluation import Score, ScoreTable, ScoringOptions, Status, summary_of, write_metrics
-from medseg.evaluation.tables import remove_former
+from medseg.evaluation.tables import read_metrics, remove_former
 from medseg.labels import LabelScheme
 
 LABELS = LabelScheme.from_names({1: "liver", 2: "spleen", 3: "nothing"})
@@ -124,3 +126,30 @@ def test_what_a_former_evaluation_left_is_removed_and_nothing_else(tmp_path: Pat
     remove_former(tmp_path, {"metrics.csv", "overlays/worst.png"})
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
     assert left == ["metrics.csv", "overlays/mine.png", "overlays/worst.png"]
+
+
+def test_scores_are_read_back_to_the_last_digit(tmp_path: Path) -> None:
+    for percentile in (95.0, 99.5):
+        options = ScoringOptions(percentile=percentile)
+        write_metrics(replace(TABLE, options=options), tmp_path)
+        back = read_metrics(tmp_path / "metrics.csv", options)
+        assert [repr(score) for score in back] == [repr(score) for score in TABLE.scores]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("dice", "dise", "line 1: has no column 'dice'"),
+        (",1.0,", ",one,", "line 2: could not convert string to float: 'one'"),
+        ("spurious", "\0", "line 3: "),
+        ("b,1,liver", "b", "line 5: "),
+    ],
+)
+def test_another_table_is_refused_with_its_line(tmp_path: Path, before: str, after: str, told: str) -> None:
+    write_metrics(TABLE, tmp_path)
+    path = tmp_path / "metrics.csv"
+    text = path.read_text(encoding="utf-8")
+    assert before in text
+    path.write_text(text.replace(before, after, 1), encoding="utf-8")
+    with pytest.raises(InputError, match=rf"is not the metrics\.csv of an evaluation \({told}"):
+        read_metrics(path)

@@ -287,6 +287,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "plan": None,
                 "reason": None,
                 "geometry": None,
+                "notes": [],
             },
             {
                 "case": "a",
@@ -298,6 +299,7 @@ def test_the_summary_tells_what_became_of_each_case(tmp_path: Path) -> None:
                 "plan": None,
                 "reason": "b.nii: is cut; copy it again",
                 "geometry": None,
+                "notes": [],
             },
         ],
     }

@@ -14,10 +14,12 @@ from medseg.files import read_json, sha256_of, write_json
 from medseg.labels import LabelScheme
 from medseg.networks import build_network, network_names
 from medseg.runs import Plan, Recipe, RunFolder
+from medseg.segmenters.weights import read_any_weights
 from medseg.training import Budget, TrainingOptions, plan_from_dataset, train
-from medseg.training.fine_tuning import Origin, load_matching, match_weights, read_any_weights
+from medseg.training.fine_tuning import Origin, load_matching, match_weights
 from medseg.training.handover import EncoderSource
 from medseg.training.starts import starts_of
+from tests.data.bundles import write_own_bundle, zipped
 
 Weights = dict[str, torch.Tensor]
 
@@ -154,11 +156,11 @@ def test_wrapped_weights_are_recognised(
 
 
 def test_a_name_s_own_prefix_stays() -> None:
-    from medseg.training.fine_tuning import _named_like
+    from medseg.segmenters.weights import named_like
 
     stored = {"model.0.weight": torch.ones(1)}
-    assert _named_like(stored, stored) == stored
-    assert _named_like({"0.weight": torch.ones(1)}, stored).keys() == {"0.weight"}
+    assert named_like(stored, stored) == stored
+    assert named_like({"0.weight": torch.ones(1)}, stored).keys() == {"0.weight"}
 
 
 def test_what_fits_nowhere_is_refused(source: Source, tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ class _Anything:
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="the weights are damaged"):
+    with pytest.raises(BundleError, match="holds more than weights, which loading would execute"):
         read_any_weights(_saved({"model": _Anything()}, tmp_path / "pickled.pt"))
 
 
@@ -239,6 +241,35 @@ def test_the_plan_takes_over_what_a_run_rests_on(
         ConfigError, match=r"of network 'unet', the recipe trains 'segnet'; .* that trained 'seg"
     ):
         plan_from_dataset(phantoms, other)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip"])
+def test_a_bundle_of_a_run_stands_for_the_run(
+    phantoms: Dataset, make_run: Callable[..., Path], recipe: Recipe, tmp_path: Path, form: str
+) -> None:
+    run = RunFolder(make_run("run", trained=(0, 1)))
+    bundle = write_own_bundle(run.path, tmp_path / "bundle")
+    if form == "zip":
+        bundle = zipped(bundle, tmp_path / "bundle.zip")
+    of_run, of_bundle = (
+        Recipe(training=recipe.training, init_from=str(place)) for place in (run.path, bundle)
+    )
+    plans = [plan_from_dataset(phantoms, started) for started in (of_run, of_bundle)]
+    assert plans[1].model_copy(update={"reasons": {}}) == plans[0].model_copy(update={"reasons": {}})
+    assert plans[1].reasons["spacing_mm"] == f"as in {bundle}, which it starts from"
+    starts = [starts_of(started, plans[0], (0, 1)) for started in (of_run, of_bundle)]
+    for fold in (0, 1):
+        (ours, theirs) = (side[fold] for side in starts)
+        assert ours.match == theirs.match
+        assert sha256_of(ours.weights) == sha256_of(theirs.weights)
+    report = starts[1][0].report
+    assert report is not None
+    assert report["weights"] == f"{bundle.resolve()}/models/model.pt"
+    encoder = Recipe(training=recipe.training, init_encoder=str(bundle))
+    source = EncoderSource.of(encoder)
+    assert source is not None
+    assert source.part == "encoder"
+    assert sha256_of(source.weights(1)) == sha256_of(run.fold(1).weights())
 
 
 def test_a_run_says_what_it_started_from(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from os import PathLike
 from typing import Any
 
@@ -15,7 +14,7 @@ from medseg.io.dicom.segmentations.headers import explain_damage
 from medseg.io.dicom.segmentations.layers import LayerBuilder, Segmentation
 from medseg.io.dicom.segmentations.planes import even_grid, nearest_planes
 from medseg.io.dicom.segmentations.segments import StoredSegments, open_segments
-from medseg.io.dicom.segmentations.source import read_source
+from medseg.io.dicom.segmentations.source import Source, read_source
 from medseg.io.sizes import require_memory
 from medseg.labels import LabelScheme
 from medseg.volume import Volume
@@ -23,9 +22,7 @@ from medseg.volume import Volume
 __all__ = ["read_fractions", "read_segmentation"]
 
 
-def read_segmentation(
-    path: str | PathLike[str], source: Sequence[str | PathLike[str]] | None = None
-) -> Segmentation:
+def read_segmentation(path: str | PathLike[str], source: Source | None = None) -> Segmentation:
     """Read a binary, fractional or label map segmentation.
 
     Frames are placed by their positions. Planes without a frame are empty. Segments that overlap go into
@@ -35,9 +32,10 @@ def read_segmentation(
 
     Args:
         path: The file.
-        source: The files of the series that it was made on. The label maps are then on the grid of those
-            images, shape (columns, rows, slices), slices ascending along their normal. Without it they are on
-            the even grid that the frames themselves prove, from the first to the last plane that has one.
+        source: The images that it was made on: a volume of a scan, or the files of one. The label maps are
+            then on the grid of those images, shape (columns, rows, slices), slices ascending along their
+            normal; where the gantry was tilted it is sheared. Without it they are on the even grid that the
+            frames themselves prove, from the first to the last plane that has one.
 
     Raises:
         InputError: No segmentation, a tiled one, a damaged or lying one.
@@ -58,9 +56,7 @@ def read_segmentation(
     return Segmentation(stored.scheme, builder.volumes(), builder.layer_of)
 
 
-def read_fractions(
-    path: str | PathLike[str], source: Sequence[str | PathLike[str]] | None = None
-) -> tuple[Volume, LabelScheme]:
+def read_fractions(path: str | PathLike[str], source: Source | None = None) -> tuple[Volume, LabelScheme]:
     """Read a fractional segmentation as it is stored: probability or occupancy in 0..1.
 
     Args:
@@ -88,9 +84,7 @@ def read_fractions(
     return Volume(fractions.transpose(0, 3, 2, 1), grid), stored.scheme
 
 
-def _placed(
-    stored: StoredSegments, source: Sequence[str | PathLike[str]] | None
-) -> tuple[Grid, npt.NDArray[np.int64]]:
+def _placed(stored: StoredSegments, source: Source | None) -> tuple[Grid, npt.NDArray[np.int64]]:
     if source is None:
         return even_grid(stored.lattice, stored.positions, stored.path)
     images = read_source(source)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
@@ -20,10 +20,18 @@ from medseg.io.dicom.segmentations.headers import (
     positions_of,
     read_object,
 )
+from medseg.io.dicom.segmentations.nearest import nearest_on
 from medseg.io.dicom.segmentations.planes import Lattice, even_grid
+from medseg.io.dicom.verdict import DicomVolume, Reason, Status
+from medseg.io.dicom.volumes import require_accepted
 from medseg.volume import Volume
 
-__all__ = ["SourceImages", "read_source"]
+__all__ = ["RESAMPLED_NOTE", "Source", "SourceImages", "read_source"]
+
+Source = DicomVolume | Sequence[str | PathLike[str]]
+"""The images of an object: a volume of a scan; or the files of one volume, in any order."""
+
+RESAMPLED_NOTE = "the gantry was tilted: labels were brought onto the stored slices by nearest neighbour"
 
 # Attributes that every object has to carry, if only empty (PS3.3 C.7.1.1, C.7.2.1).
 _TO_BE_COPIED = (
@@ -50,12 +58,18 @@ class SourceImages:
     Attributes:
         datasets: Headers without voxels, a file each: in the order of the planes, or one multi-frame object.
         planes: For each frame in the order of ``datasets``, its plane of the grid.
-        grid: Shape (columns, rows, planes), planes ascending along the slice normal.
+        grid: Shape (columns, rows, planes), planes ascending along the slice normal; sheared where the gantry
+            was tilted.
+        frame_numbers: For each frame of a multi-frame object its number there, from 1; empty for others.
+        resampled: The orthogonal grid onto which the slices of a tilted gantry are resampled for reading;
+            ``None`` where they are read as they are.
     """
 
     datasets: tuple[Dataset, ...]
     planes: npt.NDArray[np.int64]
     grid: Grid
+    frame_numbers: tuple[int, ...] = ()
+    resampled: Grid | None = None
 
     @property
     def first(self) -> Dataset:
@@ -65,6 +79,9 @@ class SourceImages:
     def aligned(self, volume: Volume, where: str) -> Volume:
         """The same voxels in the index order of the frames; nothing is copied or interpolated.
 
+        Of a tilted gantry, a volume on the grid of the resampled image is brought onto the stored slices by
+        nearest neighbour.
+
         Args:
             volume: On the grid of the frames, its axes in any order and direction.
             where: What the volume is called in an error.
@@ -72,13 +89,12 @@ class SourceImages:
         Raises:
             GeometryError: The volume is on another grid.
         """
-        axes = _axes_onto(volume.grid, self.grid)
-        mapped = None if axes is None else volume.mapped(axes)
-        if mapped is None:
-            difference: str | None = f"orientation {volume.grid.axcodes} instead of {self.grid.axcodes}"
-        else:
-            difference = self.grid.difference(mapped.grid)
-        if mapped is None or difference is not None:
+        mapped, difference = _mapped_onto(volume, self.grid)
+        if difference is not None and self.resampled is not None:
+            upright, other = _mapped_onto(volume, self.resampled)
+            if other is None:
+                return nearest_on(upright, self.grid)
+        if difference is not None:
             raise GeometryError(
                 f"is not on the grid of the source images: {difference}",
                 where=where,
@@ -87,25 +103,58 @@ class SourceImages:
         return mapped
 
 
-def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
+def read_source(source: Source) -> SourceImages:
     """Read the headers of the images that a segmentation belongs to.
 
     Args:
-        paths: The files of one volume, one frame each, in any order: planes are ordered by their positions.
-            Or one multi-frame file.
+        source: A volume of a scan. Or the files of one volume, one frame each, in any order: planes are
+            ordered by their positions. Or one multi-frame file.
 
     Raises:
         InputError: No file, a damaged one, or files of several series.
-        GeometryError: The frames are not evenly stacked, or several lie in one place.
+        GeometryError: The frames are not evenly stacked, or several lie in one place; the volume is refused,
+            slices of it were interpolated, or its slices share an image.
     """
+    if not isinstance(source, DicomVolume):
+        return _read_files(source)
+    _require_stored_slices(source)
+    numbers: dict[Path, list[int]] = {}
+    for frame in source.frames:
+        numbers.setdefault(frame.path, []).append(frame.number)
+    images = _read_files(list(numbers), numbers)
+    tilted = any(found.reason is Reason.GANTRY_TILT for found in source.verdict.findings)
+    return replace(images, resampled=source.grid) if tilted else images
+
+
+def _require_stored_slices(volume: DicomVolume) -> None:
+    """Check that an image can be referred to for each slice of a volume."""
+    require_accepted(volume)
+    repaired = {found.reason for found in volume.verdict.findings if found.status is Status.REPAIRED}
+    if repaired & {Reason.UNEVEN_SPACING, Reason.MISSING_SLICES}:
+        what = "some of its slices were interpolated, and lie on no image"
+    elif any(frame.tile is not None for frame in volume.frames):
+        what = "its slices share one image (a mosaic), of which none can be named"
+    else:
+        return
+    raise GeometryError(what, where=volume.frames[0].path.parent, fix="write the labels as NIfTI")
+
+
+def _read_files(
+    paths: Sequence[str | PathLike[str]], numbers: Mapping[Path, Sequence[int]] | None = None
+) -> SourceImages:
+    """As ``read_source``; of multi-frame files, only the frames that are asked for, numbered from 0."""
     if not paths:
         raise InputError(
             "no source image is given", fix="give the DICOM files that the label map was made on"
         )
     datasets = [read_object(path, voxels=False) for path in paths]
+    chosen: tuple[int, ...] = ()
     first, where = datasets[0], Path(paths[0]).parent if len(paths) > 1 else Path(paths[0])
     with explain_damage(where):
         _require_one_series(datasets, where)
+        if frame_groups(first):
+            wanted = range(len(frame_groups(first))) if numbers is None else numbers[Path(paths[0])]
+            chosen = _keep_frames(first, sorted(wanted))
         for dataset in datasets:
             for keyword in _TO_BE_COPIED:
                 if keyword not in dataset:
@@ -130,7 +179,16 @@ def read_source(paths: Sequence[str | PathLike[str]]) -> SourceImages:
     if not frame_groups(first):
         order = np.argsort(planes)
         datasets, planes = [datasets[index] for index in order], planes[order]
-    return SourceImages(tuple(datasets), planes, grid)
+    return SourceImages(tuple(datasets), planes, grid, chosen)
+
+
+def _keep_frames(dataset: Dataset, wanted: Sequence[int]) -> tuple[int, ...]:
+    """Leave the frames of other volumes out of a multi-frame object; gives the others' numbers, from 1."""
+    groups = frame_groups(dataset)
+    if len(wanted) < len(groups):
+        dataset.PerFrameFunctionalGroupsSequence = [groups[number] for number in wanted]
+        dataset.NumberOfFrames = len(wanted)
+    return tuple(number + 1 for number in wanted)
 
 
 def _require_one_series(datasets: Sequence[Dataset], where: Path) -> None:
@@ -170,6 +228,15 @@ def _share_geometry(dataset: Dataset, first: Dataset) -> None:
     for keyword in ("PlaneOrientationSequence", "PixelMeasuresSequence"):
         if keyword not in shared:
             setattr(shared, keyword, frames[0][keyword].value)
+
+
+def _mapped_onto(volume: Volume, grid: Grid) -> tuple[Volume, str | None]:
+    """A volume with its axes as a grid has them, and how its grid differs from that one all the same."""
+    axes = _axes_onto(volume.grid, grid)
+    if axes is None:
+        return volume, f"orientation {volume.grid.axcodes} instead of {grid.axcodes}"
+    mapped = volume.mapped(axes)
+    return mapped, grid.difference(mapped.grid)
 
 
 def _axes_onto(own: Grid, target: Grid) -> AxisMap | None:

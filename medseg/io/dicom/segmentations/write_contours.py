@@ -15,22 +15,21 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, RTStructureSetStorage
 
 from medseg import __version__
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError
 from medseg.files import atomic_path
 from medseg.geometry import FloatArray, Grid
 from medseg.io.dicom.segmentations.concepts import concepts_of
-from medseg.io.dicom.segmentations.headers import frame_groups
 from medseg.io.dicom.segmentations.identity import (
     MANUFACTURER,
     UNICODE,
     AlgorithmIdentification,
     SeriesIdentity,
-    uid_maker,
 )
+from medseg.io.dicom.segmentations.onto_planes import indices_on_planes, unique_identifiers
 from medseg.io.dicom.segmentations.outlines import outlines_of
 from medseg.io.dicom.segmentations.planes import lps_from_ras
 from medseg.io.dicom.segmentations.proof import prove_contours
-from medseg.io.dicom.segmentations.source import SourceImages, read_source
+from medseg.io.dicom.segmentations.source import Source, SourceImages
 from medseg.labels import CodedConcept, LabelClass, LabelScheme
 from medseg.volume import Volume
 
@@ -53,12 +52,12 @@ _SHORT, _LONG = 16, 64
 def write_contours(
     labels: Volume,
     scheme: LabelScheme,
-    source: Sequence[str | PathLike[str]],
+    source: Source,
     out: str | PathLike[str],
     *,
     algorithm: AlgorithmIdentification | None = None,
     series: SeriesIdentity | None = None,
-) -> None:
+) -> SourceImages:
     """Write a label map as an RT Structure Set.
 
     Every class becomes a region of interest with the value of the class as its number, also one without
@@ -71,10 +70,13 @@ def write_contours(
         labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction.
             Voxels to ignore belong to no region.
         scheme: The classes.
-        source: The DICOM files of the images, in any order.
+        source: The images: a volume of a scan, or the DICOM files of one volume, in any order.
         out: The file to write, such as ``"case.dcm"``.
         algorithm: What made the segmentation.
         series: How the new series presents itself.
+
+    Returns:
+        The images that it refers to; ``resampled`` tells whether labels had to be brought onto their slices.
 
     Raises:
         GeometryError: The label map is on another grid, or the source images make no volume.
@@ -86,29 +88,19 @@ def write_contours(
         >>> files = sorted(Path("series").glob("*.dcm"))  # doctest: +SKIP
         >>> write_contours(read_volume("labels.nii.gz"), scheme, files, "structures.dcm")  # doctest: +SKIP
     """
-    if labels.channels != 1:
-        raise InputError(f"a label map has one channel, not {labels.channels}", fix="give one label a voxel")
     if not scheme.foreground or scheme.values[-1] > _LONGEST_NUMBER:
         raise ConfigError(
             "no class can be written", fix="declare at least one class, with a value below 2^31"
         )
-    images = read_source(source)
-    aligned = images.aligned(labels, "the label map")
-    indices = np.ascontiguousarray(
-        scheme.to_indices(aligned.array[0].transpose(2, 1, 0), where="the label map")
-    )
-    identity = series or SeriesIdentity()
-    content = (
-        str((scheme, identity.description, identity.number, algorithm, indices.shape)).encode(),
-        str([dataset.SOPInstanceUID for dataset in images.datasets]).encode(),
-        indices.tobytes() if identity.seed is not None else b"",
-    )
-    uid_of = uid_maker(identity.seed, content)
-    dataset = _new_object(images, identity, algorithm or AlgorithmIdentification(), uid_of)
+    images, indices = indices_on_planes(labels, scheme, source)
+    identity, maker = series or SeriesIdentity(), algorithm or AlgorithmIdentification()
+    uid_of = unique_identifiers((scheme,), images, indices, identity, maker)
+    dataset = _new_object(images, identity, maker, uid_of)
     _add_regions(dataset, indices, scheme, images)
     with atomic_path(out) as path:
         dataset.save_as(path, enforce_file_format=True)
         prove_contours(path, indices, images.grid, scheme)
+    return images
 
 
 def _new_object(
@@ -162,12 +154,11 @@ def _referenced_frame_of_reference(images: SourceImages) -> Dataset:
 
 def _reference(images: SourceImages, frame: int) -> Dataset:
     """To the image of a frame, and to the frame where the image has several."""
-    multi_frame = bool(frame_groups(images.first))
-    image = images.first if multi_frame else images.datasets[frame]
+    image = images.first if images.frame_numbers else images.datasets[frame]
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
-    if multi_frame:
-        item.ReferencedFrameNumber = frame + 1
+    if images.frame_numbers:
+        item.ReferencedFrameNumber = images.frame_numbers[frame]
     return item
 
 

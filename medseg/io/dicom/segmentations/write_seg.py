@@ -18,15 +18,16 @@ from medseg.errors import ConfigError, InputError
 from medseg.files import atomic_path
 from medseg.io.dicom.segmentations.colors import cielab_from_rgb
 from medseg.io.dicom.segmentations.concepts import concepts_of
+from medseg.io.dicom.segmentations.headers import frame_groups
 from medseg.io.dicom.segmentations.identity import (
     MANUFACTURER,
     UNICODE,
     AlgorithmIdentification,
     SeriesIdentity,
-    uid_maker,
 )
+from medseg.io.dicom.segmentations.onto_planes import indices_on_planes, unique_identifiers
 from medseg.io.dicom.segmentations.proof import prove_fractions, prove_label_map
-from medseg.io.dicom.segmentations.source import SourceImages, read_source
+from medseg.io.dicom.segmentations.source import Source, SourceImages, read_source
 from medseg.labels import CodedConcept, LabelClass, LabelScheme
 from medseg.volume import Volume
 
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from highdicom.seg import SegmentDescription
 
 __all__ = ["write_fractions", "write_segmentation"]
-
-Files = Sequence[str | PathLike[str]]
 
 _AI = CodedConcept("123110", "DCM", "Artificial Intelligence")
 _CONTENT_LABEL = "SEGMENTATION"
@@ -47,13 +46,13 @@ _LONGEST_LABEL = 64
 def write_segmentation(
     labels: Volume,
     scheme: LabelScheme,
-    source: Files,
+    source: Source,
     out: str | PathLike[str],
     *,
     kind: Literal["binary", "labelmap"] = "binary",
     algorithm: AlgorithmIdentification | None = None,
     series: SeriesIdentity | None = None,
-) -> None:
+) -> SourceImages:
     """Write a label map as DICOM SEG.
 
     Every class becomes a segment, also one without voxels; its name, colour and concept go along (a class
@@ -64,13 +63,16 @@ def write_segmentation(
         labels: Shape (1, X, Y, Z), on the grid of the source images, its axes in any order and direction.
             Voxels to ignore belong to no segment.
         scheme: The classes.
-        source: The DICOM files of the images, in any order.
+        source: The images: a volume of a scan, or the DICOM files of one volume, in any order.
         out: The file to write, such as ``"case.dcm"``.
         kind: ``"binary"``: a bit a voxel and segment, read by every viewer; segments are numbered 1, 2, … in
             the order of the classes. ``"labelmap"``: one number a voxel (standard since 2024, few viewers
             know it); segments keep the values of the classes, which may reach 65535.
         algorithm: What made the segmentation.
         series: How the new series presents itself.
+
+    Returns:
+        The images that it refers to; ``resampled`` tells whether labels had to be brought onto their slices.
 
     Raises:
         GeometryError: The label map is on another grid, or the source images make no volume.
@@ -82,14 +84,10 @@ def write_segmentation(
         >>> files = sorted(Path("series").glob("*.dcm"))  # doctest: +SKIP
         >>> write_segmentation(read_volume("labels.nii.gz"), scheme, files, "out.dcm")  # doctest: +SKIP
     """
-    if labels.channels != 1:
-        raise InputError(f"a label map has one channel, not {labels.channels}", fix="give one label a voxel")
-    images = read_source(source)
-    aligned = images.aligned(labels, "the label map")
     numbers = _numbers(scheme, kind)
+    images, indices = indices_on_planes(labels, scheme, source)
     table = np.asarray([0, *numbers] + ([0] if scheme.ignore is not None else []))
-    indices = scheme.to_indices(aligned.array[0].transpose(2, 1, 0), where="the label map")
-    stored = np.ascontiguousarray(table.astype(np.uint16 if max(numbers) > 255 else np.uint8)[indices])
+    stored = table.astype(np.uint16 if max(numbers) > 255 else np.uint8)[indices]
     del indices
     _write(
         stored,
@@ -104,17 +102,18 @@ def write_segmentation(
             path, stored, images.grid, dict(zip(numbers, scheme.names[1:], strict=True))
         ),
     )
+    return images
 
 
 def write_fractions(
     fractions: Volume,
     scheme: LabelScheme,
-    source: Files,
+    source: Source,
     out: str | PathLike[str],
     *,
     algorithm: AlgorithmIdentification | None = None,
     series: SeriesIdentity | None = None,
-) -> None:
+) -> SourceImages:
     """Write probabilities as a fractional DICOM SEG, in steps of 1/255.
 
     Args:
@@ -126,14 +125,17 @@ def write_fractions(
         algorithm: What made the segmentation.
         series: How the new series presents itself.
 
+    Returns:
+        As ``write_segmentation``.
+
     Raises:
         GeometryError: As ``write_segmentation``.
         InputError: As ``write_segmentation``; also if a value is not in 0..1.
         ConfigError: As ``write_segmentation``.
     """
+    numbers = _numbers(scheme, "fractional")
     images = read_source(source)
     aligned = images.aligned(fractions, "the probabilities")
-    numbers = _numbers(scheme, "fractional")
     if aligned.channels != len(numbers):
         raise InputError(
             f"{aligned.channels} channels of probabilities for {len(numbers)} classes",
@@ -153,6 +155,7 @@ def write_fractions(
         series or SeriesIdentity(),
         lambda path: prove_fractions(path, values, images.grid, _LARGEST_FRACTION),
     )
+    return images
 
 
 def _numbers(scheme: LabelScheme, kind: str) -> tuple[int, ...]:
@@ -179,18 +182,13 @@ def _write(
     prove: Callable[[Path], None],
 ) -> None:
     """Build the object from values (planes, rows, columns[, segments]), save it, prove it, name it."""
-    content = (
-        str((kind, scheme, series.description, series.number, algorithm, stored.shape)).encode(),
-        str([dataset.SOPInstanceUID for dataset in images.datasets]).encode(),
-        np.ascontiguousarray(stored).tobytes() if series.seed is not None else b"",
-    )
-    uid_of = uid_maker(series.seed, content)
+    uid_of = unique_identifiers((kind, scheme), images, stored, series, algorithm)
     segments = [
         _describe(number, entry, algorithm, uid_of)
         for number, entry in zip(numbers, scheme.foreground, strict=True)
     ]
     dataset = _build(stored, segments, images, kind, series, uid_of)
-    _settle(dataset, series, uid_of)
+    _settle(dataset, images, series, uid_of)
     with atomic_path(out) as path:
         dataset.save_as(path)
         prove(path)
@@ -264,7 +262,9 @@ def _describe(
     return description  # type: ignore[no-any-return]
 
 
-def _settle(dataset: Dataset, series: SeriesIdentity, uid_of: Callable[[str], UID]) -> None:
+def _settle(
+    dataset: Dataset, images: SourceImages, series: SeriesIdentity, uid_of: Callable[[str], UID]
+) -> None:
     """Replace what highdicom draws at random or takes from the clock, and add what it leaves out."""
     date, time = series.date_and_time
     dataset.InstanceCreationDate, dataset.InstanceCreationTime = date, time
@@ -276,6 +276,20 @@ def _settle(dataset: Dataset, series: SeriesIdentity, uid_of: Callable[[str], UI
     organization = uid_of("dimensions")
     for item in (*dataset.DimensionOrganizationSequence, *dataset.DimensionIndexSequence):
         item.DimensionOrganizationUID = organization
+    if images.frame_numbers != tuple(range(1, len(images.frame_numbers) + 1)):
+        _renumber(dataset, images.frame_numbers)
+
+
+def _renumber(dataset: Dataset, frame_numbers: Sequence[int]) -> None:
+    """Refer to frames by their numbers in the stored object, of which highdicom was shown a part."""
+    references = {  # each once, for segments share them
+        id(image): image
+        for frame in frame_groups(dataset)
+        for derivation in frame.get("DerivationImageSequence") or ()
+        for image in derivation.SourceImageSequence
+    }
+    for image in references.values():
+        image.ReferencedFrameNumber = frame_numbers[int(image.ReferencedFrameNumber) - 1]
 
 
 def _highdicom_seg() -> Any:

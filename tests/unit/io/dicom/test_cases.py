@@ -22,7 +22,6 @@ REFUSED = {
     "rows that differ": "mixed-sizes",
     "no position": "no-position",
     "zero pixel spacing": "bad-spacing",
-    "colours": "colours",
 }
 REPAIRED = {
     "gantry tilt of 15 degrees": Repairs(),

@@ -248,6 +248,7 @@ def test_slices_side_by_side_are_no_tilted_stack() -> None:
 
 REFUSED: dict[Reason, Callable[[list[Frame]], list[Frame]]] = {
     Reason.COLOURS: lambda _: stack(range(4), samples=3),
+    Reason.NO_CODEC: lambda _: stack(range(4), transfer_syntax_uid="1.2.840.10008.1.2.4.100"),  # MPEG-2
     Reason.TRUNCATED: lambda frames: [*frames, frame((0, 0, 4), missing_bytes=10)],
     Reason.NO_POSITION: lambda frames: [*frames, frame(None)],
     Reason.NO_ORIENTATION: lambda frames: [*frames, frame((0, 0, 4), orientation=None)],
@@ -270,6 +271,18 @@ def test_refusals(reason: Reason) -> None:
     assert finding.what
     assert finding.fix
     assert volume.grid is None
+
+
+def test_every_reason_to_refuse_is_tried() -> None:
+    tried_elsewhere = {Reason.GANTRY_TILT, Reason.UNEVEN_SPACING, Reason.MISSING_SLICES, Reason.LONG_TEXT}
+    assert {*REFUSED} | tried_elsewhere == {*Reason}
+
+
+@pytest.mark.parametrize("name", ["photometric", "transfer_syntax_uid"])
+def test_what_a_header_calls_itself_is_not_repeated_unless_it_is_a_code(name: str) -> None:
+    volume = judge(stack(range(4), **{name: "Jane Doe, 12 Main Street"}))
+    assert volume.verdict.status is Status.REFUSED
+    assert "Jane" not in only(volume).what
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

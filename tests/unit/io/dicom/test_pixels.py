@@ -119,7 +119,7 @@ def test_bytes_in_big_endian_words_across_planes_of_odd_size(
 @pytest.mark.parametrize(
     ("elements", "words"),
     [
-        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "colours"),
+        ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "ends too early"),
         ({"PhotometricInterpretation": "PALETTE COLOR"}, "colours"),
         ({"BitsAllocated": 12}, "bits"),
         ({"BitsStored": 0}, "bits"),

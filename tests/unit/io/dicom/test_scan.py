@@ -138,12 +138,9 @@ def test_a_real_tilted_gantry(test_data: Path) -> None:
 
 
 @pytest.mark.data
-def test_colours_are_refused_and_no_healthy_series_is(test_data: Path) -> None:
+def test_no_healthy_series_is_refused(test_data: Path) -> None:
     scan = scan_dicom(test_data / "dicom")
-    refused = [volume for volume in scan.volumes if volume.verdict.status is Status.REFUSED]
-    assert [[finding.reason for finding in volume.verdict.findings] for volume in refused] == [
-        [Reason.COLOURS]
-    ]
+    assert Status.REFUSED not in {volume.verdict.status for volume in scan.volumes}
     assert len(scan.volumes) == 23
     assert set(kinds(scan)) == {"not DICOM"}
 

@@ -1,0 +1,16 @@
+"""MONAI bundles of runs: all that MONAI needs to run them without medseg, and the proof that it does."""
+
+from medseg.bundle.export import Exported, ExportOptions, export_bundle
+from medseg.bundle.formats import FORMATS, FormatReport
+from medseg.bundle.metadata import Statement
+from medseg.bundle.verification import CaseAgreement
+
+__all__ = [
+    "FORMATS",
+    "CaseAgreement",
+    "ExportOptions",
+    "Exported",
+    "FormatReport",
+    "Statement",
+    "export_bundle",
+]

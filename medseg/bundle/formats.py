@@ -1,0 +1,376 @@
+"""The network in other formats, each compared with PyTorch's own, on the example's size and on another."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import itertools
+import logging
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from medseg.bundle.content import BundleContent
+from medseg.errors import BundleError, ConfigError
+from medseg.networks.blocks import MaxUnpool
+from medseg.registry import did_you_mean
+
+__all__ = ["FORMATS", "ONNX_OPSET", "FormatReport", "require_formats", "write_formats"]
+
+FloatArray = npt.NDArray[np.float32]
+Run = Callable[[FloatArray], FloatArray]
+
+FORMATS = ("torch-export", "torchscript", "onnx", "openvino")
+"""The formats that a network can be written in, beside its weights."""
+
+ONNX_OPSET = 20
+
+_NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
+_EXTRAS = {"onnx": "onnx", "openvino": "onnx,openvino"}
+_LARGEST_DIFFERENCE = 1e-3
+"""Of logits, as a part of the largest one: voxels above are other ones."""
+
+_OTHERS_OF_UNPOOLING = 0.01
+"""Part of the voxels that may be others where a network unpools: of two maxima that are equal but for
+rounding, a format may take the other, and what lies around them moves. Without unpooling there are none."""
+
+_OTHER_SIZE = (11, 5, 3)
+"""Voxels by which the other size is larger: odd ones, so that levels do not divide evenly."""
+
+
+@dataclass(frozen=True)
+class FormatReport:
+    """How the network in one format differs from PyTorch's own.
+
+    Attributes:
+        format: One of :data:`FORMATS`.
+        fold: Whose weights these are.
+        file: Within the bundle.
+        detail: What else must be known, such as the opset.
+        largest_logit: Of PyTorch's own, on both sizes.
+        difference: Largest of the logits, on the size of the example.
+        other_labels: Voxels with another best class there.
+        voxels: How many there are.
+        other_size: Voxels along each axis of the other size.
+        other_size_difference: Largest of the logits there.
+        other_size_labels: Voxels with another best class there.
+        others: Part of the voxels whose logits differ by more than a thousandth of the largest one, on the
+            size where it is larger.
+        unpools: Whether the network goes back up by the places of maxima.
+    """
+
+    format: str
+    fold: int
+    file: str
+    detail: str
+    largest_logit: float
+    difference: float
+    other_labels: int
+    voxels: int
+    other_size: tuple[int, ...]
+    other_size_difference: float
+    other_size_labels: int
+    others: float
+    unpools: bool
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it gives what the network gives."""
+        return self.others <= (_OTHERS_OF_UNPOOLING if self.unpools else 0.0)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``docs/verification.json``."""
+        return asdict(self)
+
+
+def require_formats(formats: Sequence[str]) -> None:
+    """Refuse formats that there are not, or that lack a package, before work starts.
+
+    Raises:
+        ConfigError: One is unknown, or a package is not installed.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise ConfigError(f"unknown format '{name}'", fix=did_you_mean(name, FORMATS))
+        lacking = [package for package in _NEEDS.get(name, ()) if importlib.util.find_spec(package) is None]
+        if lacking:
+            raise ConfigError(
+                f"needs the package {lacking[0]}",
+                where=f"--{name}",
+                fix=f"pip install 'medseg[{_EXTRAS[name]}]'",
+            )
+
+
+def write_formats(
+    content: BundleContent, formats: Sequence[str], folder: Path, advance: Callable[[float], None]
+) -> list[FormatReport]:
+    """Write each fold's network in each format into ``models`` of a bundle, read it again, and compare.
+
+    Args:
+        content: The run.
+        formats: Of :data:`FORMATS`.
+        folder: The bundle's.
+        advance: Called after each file.
+
+    Raises:
+        BundleError: A network cannot be written in a format, or differs there.
+    """
+    reports = []
+    for index, (fold, weights) in enumerate(zip(content.folds, content.weight_files, strict=True)):
+        if not formats:
+            break
+        comparison = _Comparison.of(content.network(index), content.channels, content.plan.patch_size)
+        writer = _Writer(comparison, folder / Path(weights).with_suffix(""))
+        for name in (known for known in FORMATS if known in formats):
+            report = _written(writer, name, fold.index)
+            if not report.agrees:
+                raise BundleError(
+                    f"logits differ by {report.difference:.2g}, on another size by "
+                    f"{report.other_size_difference:.2g}, and too much in {report.others:.2%} of the voxels",
+                    where=f"format {name}",
+                    fix=f"export without --{name}, and report this",
+                )
+            reports.append(report)
+            advance(1)
+        writer.drop_what_was_not_asked_for(formats)
+    return reports
+
+
+def _written(writer: _Writer, name: str, fold: int) -> FormatReport:
+    write = {
+        "torch-export": writer.torch_export,
+        "torchscript": writer.torchscript,
+        "onnx": writer.onnx,
+        "openvino": writer.openvino,
+    }[name]
+    try:
+        with _quietly():
+            path, detail, run = write()
+        return writer.comparison.report(name, fold, f"models/{path.name}", detail, run)
+    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
+        line = str(error).strip().partition("\n")[0][:200]
+        raise BundleError(
+            f"the network cannot be written: {line}", where=f"format {name}", fix=f"export without --{name}"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """A network, two images, and what it makes of them.
+
+    Attributes:
+        network: In evaluation mode.
+        images: Of the example's size, two of them; and one of another size.
+        scores: What the network makes of each.
+    """
+
+    network: nn.Module
+    images: tuple[Tensor, Tensor]
+    scores: tuple[FloatArray, FloatArray]
+
+    @classmethod
+    def of(cls, network: nn.Module, channels: int, patch: Sequence[int]) -> _Comparison:
+        generator = torch.Generator().manual_seed(0)
+        other = [size + more for size, more in zip(patch, _OTHER_SIZE, strict=True)]
+        # Two, for torch.export takes a batch of one for one that is always one.
+        images = (
+            torch.randn((2, channels, *patch), generator=generator),
+            torch.randn((1, channels, *other), generator=generator),
+        )
+        with torch.no_grad():
+            scores = tuple(network(image).numpy() for image in images)
+        return cls(network, images, scores)
+
+    def report(self, name: str, fold: int, file: str, detail: str, run: Run) -> FormatReport:
+        largest = float(max(np.abs(scores).max() for scores in self.scores))
+        apart, labels, others = [], [], []
+        for image, own in zip(self.images, self.scores, strict=True):
+            made = run(image.numpy())
+            by_voxel = np.abs(own - made).max(axis=1)
+            apart.append(float(by_voxel.max()))
+            labels.append(int((own.argmax(axis=1) != made.argmax(axis=1)).sum()))
+            others.append(float((by_voxel > _LARGEST_DIFFERENCE * max(1.0, largest)).mean()))
+        return FormatReport(
+            format=name,
+            fold=fold,
+            file=file,
+            detail=detail,
+            largest_logit=largest,
+            difference=apart[0],
+            other_labels=labels[0],
+            voxels=self.scores[0][:, 0].size,
+            other_size=tuple(self.images[1].shape[2:]),
+            other_size_difference=apart[1],
+            other_size_labels=labels[1],
+            others=max(others),
+            unpools=any(isinstance(module, MaxUnpool) for module in self.network.modules()),
+        )
+
+
+class _Writer:
+    """Writes one network in each format; what several formats start from is made once.
+
+    Args:
+        comparison: The network and its examples.
+        stem: The files' path, without suffix.
+    """
+
+    def __init__(self, comparison: _Comparison, stem: Path) -> None:
+        self.comparison = comparison
+        self._stem = stem
+        self._program: torch.export.ExportedProgram | None = None
+
+    def torch_export(self) -> tuple[Path, str, Run]:
+        """``model.pt2``: a graph for torch, of any size."""
+        path = self._stem.with_suffix(".pt2")
+        torch.export.save(self._exported(), path)
+        module = torch.export.load(path).module()
+        return path, "sizes and batch dynamic", _torch_run(module)
+
+    def torchscript(self) -> tuple[Path, str, Run]:
+        """``model.ts``: scripted."""
+        path = self._stem.with_suffix(".ts")
+        buffer = io.BytesIO()
+        torch.jit.save(torch.jit.script(self.comparison.network), buffer)
+        _without_sources(buffer, path)
+        return path, "scripted", _torch_run(torch.jit.load(path))  # type: ignore[no-untyped-call]
+
+    def onnx(self) -> tuple[Path, str, Run]:
+        """``model.onnx``: for any runtime, of any size."""
+        import onnxruntime
+
+        path = self._onnx_file()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        detail = f"opset {ONNX_OPSET}; image (n, C, x, y, z) to pred (n, K, x, y, z)"
+        return path, detail, lambda image: session.run(None, {"image": image})[0]
+
+    def openvino(self) -> tuple[Path, str, Run]:
+        """``model.xml`` and ``model.bin``: for OpenVINO, read from ONNX, which sends no telemetry."""
+        import openvino
+
+        core = openvino.Core()
+        path = self._stem.with_suffix(".xml")
+        openvino.save_model(core.read_model(self._onnx_file()), path, compress_to_fp16=False)
+        # Left to itself, OpenVINO computes in bfloat16 where a processor can.
+        compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return path, "single precision, weights beside it in .bin", lambda image: compiled(image)[0]
+
+    def drop_what_was_not_asked_for(self, formats: Sequence[str]) -> None:
+        """OpenVINO's starts from ONNX's."""
+        if "onnx" not in formats:
+            self._stem.with_suffix(".onnx").unlink(missing_ok=True)
+
+    def _exported(self) -> torch.export.ExportedProgram:
+        if self._program is None:
+            free = torch.export.Dim.DYNAMIC
+            shapes = {axis: free for axis in range(5) if axis != 1}
+            with ExitStack() as stack:
+                _ask_no_sizes(stack)
+                self._program = torch.export.export(
+                    self.comparison.network, (self.comparison.images[0],), dynamic_shapes=(shapes,)
+                )
+            for node in self._program.graph.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+        return self._program
+
+    def _onnx_file(self) -> Path:
+        path = self._stem.with_suffix(".onnx")
+        if not path.exists():
+            program = torch.onnx.export(
+                self._exported(),
+                dynamo=True,
+                opset_version=ONNX_OPSET,
+                input_names=["image"],
+                output_names=["pred"],
+                verbose=False,
+            )
+            if program is None:
+                raise RuntimeError("the exporter gave nothing")
+            program.save(path)
+            _strip_onnx(path)
+        return path
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep to itself what exporters say of packages that are not needed, and of their own future."""
+    log = logging.getLogger("torch.onnx._internal.exporter")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        log.setLevel(before)
+
+
+def _ask_no_sizes(stack: ExitStack) -> None:
+    """Let no branch of torch's own, on how voxels lie in memory, bind the graph to the example's sizes."""
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
+    if hasattr(settings, "backed_size_oblivious"):
+        stack.enter_context(settings.patch(backed_size_oblivious=True))
+
+
+def _torch_run(module: Any) -> Run:
+    def run(image: FloatArray) -> FloatArray:
+        with torch.no_grad():
+            scores: FloatArray = module(torch.from_numpy(image)).numpy()
+        return scores
+
+    return run
+
+
+def _without_sources(archive: io.BytesIO, path: Path) -> None:
+    """Copy a TorchScript archive without the records of where in which file its code was written.
+
+    PyTorch declares a class's constants in the order of a set, another one in each process; here they are in
+    the order of their names.
+    """
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
+        for name in source.namelist():
+            if name.endswith((".debug_pkl", "/.data/serialization_id")):
+                continue
+            content = source.read(name)
+            if name.endswith(".py"):
+                content = _sorted_constants(content.decode()).encode()
+            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+
+
+def _sorted_constants(code: str) -> str:
+    r"""Sort the lines of each block of constants.
+
+    Example:
+        >>> _sorted_constants("class A:\n  b : Final[int] = 2\n  a : Final[int] = 1\n  c : int\n")
+        'class A:\n  a : Final[int] = 1\n  b : Final[int] = 2\n  c : int\n'
+    """
+    blocks = itertools.groupby(code.splitlines(keepends=True), lambda line: " : Final[" in line)
+    return "".join(line for constant, lines in blocks for line in (sorted(lines) if constant else lines))
+
+
+def _strip_onnx(path: Path) -> None:
+    """Take out what tells of the machine that wrote it."""
+    import onnx
+
+    model = onnx.load(path)
+    for graph in (model.graph, *model.functions):
+        for node in graph.node:
+            node.ClearField("metadata_props")
+            node.ClearField("doc_string")
+        for value in (*graph.value_info,):
+            value.ClearField("metadata_props")
+        graph.ClearField("metadata_props")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+    onnx.save(model, path)
