@@ -32,7 +32,7 @@ def model_card(
         _verification(cases),
         _formats(formats),
         _limits(content),
-        f"## Licence\n\n{statement.license}, see LICENSE. {statement.copyright}".rstrip(". ") + ".",
+        f"## Licence\n\n{statement.license}, see LICENSE. Copyright: {statement.copyright}.",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import io
+import itertools
 import logging
 import warnings
 import zipfile
@@ -316,7 +318,7 @@ def _quietly() -> Iterator[None]:
 
 def _ask_no_sizes(stack: ExitStack) -> None:
     """Let no branch of torch's own, on how voxels lie in memory, bind the graph to the example's sizes."""
-    settings: Any = torch.fx.experimental._config
+    settings: Any = importlib.import_module("torch.fx.experimental._config")
     if hasattr(settings, "backed_size_oblivious"):
         stack.enter_context(settings.patch(backed_size_oblivious=True))
 
@@ -331,11 +333,30 @@ def _torch_run(module: Any) -> Run:
 
 
 def _without_sources(archive: io.BytesIO, path: Path) -> None:
-    """Copy a TorchScript archive without the records of where in which file its code was written."""
+    """Copy a TorchScript archive without the records of where in which file its code was written.
+
+    PyTorch declares a class's constants in the order of a set, another one in each process; here they are in
+    the order of their names.
+    """
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
         for name in source.namelist():
-            if not name.endswith(".debug_pkl"):
-                target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), source.read(name))
+            if name.endswith((".debug_pkl", "/.data/serialization_id")):
+                continue
+            content = source.read(name)
+            if name.endswith(".py"):
+                content = _sorted_constants(content.decode()).encode()
+            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+
+
+def _sorted_constants(code: str) -> str:
+    r"""Sort the lines of each block of constants.
+
+    Example:
+        >>> _sorted_constants("class A:\n  b : Final[int] = 2\n  a : Final[int] = 1\n  c : int\n")
+        'class A:\n  a : Final[int] = 1\n  b : Final[int] = 2\n  c : int\n'
+    """
+    blocks = itertools.groupby(code.splitlines(keepends=True), lambda line: " : Final[" in line)
+    return "".join(line for constant, lines in blocks for line in (sorted(lines) if constant else lines))
 
 
 def _strip_onnx(path: Path) -> None:

@@ -209,6 +209,7 @@ def _save(labels: LabelScheme) -> list[Step]:
         "output_dir": "@output_dir",
         "separate_folder": False,
         "resample": False,
+        "writer": "scripts.writing.AgreeingNiftiWriter",
     }
     return [
         {

@@ -34,18 +34,17 @@ def network_definition(plan: Plan) -> dict[str, Any]:
     target = NETWORKS.entry(plan.network.name).target
     module, _, kind = target.partition(":")
     options = _plain(plan.network.options)
+    crf = options.pop("crf", None)
     own = inspect.signature(NETWORKS.resolve(plan.network.name)).parameters
     context = None if "context" in own else options.pop("context", None)
     definition = {"_target_": f"{module.replace(_PACKAGE, _CARRIED_PACKAGE)}.{kind}", **options}
-    if context is None:
-        return definition
-    finest = (options.get("kernel_sizes") or [options.get("kernel_size", 3)])[0]
-    return {
-        "_target_": f"{_CARRIED_PACKAGE}.blocks.WithContext",
-        "network": definition,
-        "context": context,
-        "kernel_size": finest,
-    }
+    if context is not None:
+        finest = (options.get("kernel_sizes") or [options.get("kernel_size", 3)])[0]
+        wrapping = {"context": context, "kernel_size": finest}
+        definition = {"_target_": f"{_CARRIED_PACKAGE}.blocks.WithContext", "network": definition, **wrapping}
+    if crf is not None:
+        definition = {"_target_": f"{_CARRIED_PACKAGE}.crf_rnn.WithCRF", "network": definition, **crf}
+    return definition
 
 
 def write_scripts(plan: Plan, folder: Path) -> None:
@@ -55,10 +54,13 @@ def write_scripts(plan: Plan, folder: Path) -> None:
         plan: Whose network it is.
         folder: ``scripts``; made here.
     """
-    module = NETWORKS.entry(plan.network.name).target.partition(":")[0]
-    network = _source_of(module)
+    modules = [NETWORKS.entry(plan.network.name).target.partition(":")[0]]
+    if plan.network.options.get("crf") is not None:
+        modules.append(f"{_PACKAGE}.crf_rnn")
+    network = _source_of(modules[0])
     write_text(_INIT, folder / "networks" / "__init__.py")
-    write_text(_carried(network), folder / "networks" / network.name)
+    for source in map(_source_of, modules):
+        write_text(_carried(source), folder / "networks" / source.name)
     for block in sorted((network.parent / "blocks").glob("*.py")):
         write_text(_carried(block), folder / "networks" / "blocks" / block.name)
     own = Path(inspect.getfile(carried)).parent

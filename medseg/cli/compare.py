@@ -124,6 +124,8 @@ def _show(folder: ComparisonFolder, report: Path | None, as_json: bool) -> int:
 
 
 def _print(summary: dict[str, Any]) -> None:
+    from medseg.comparison.page import p_value
+
     distance = next(key for key in summary["methods"][0] if key.startswith("hd"))
     p_values = {
         entry["recipe"]: entry["p_holm"]
@@ -140,7 +142,7 @@ def _print(summary: dict[str, Any]) -> None:
             _fixed(row["fit_seconds"]["mean"], 0),
             _fixed(row["case_seconds"]["mean"], 2),
             _gigabytes(row["peak_fit_bytes"]),
-            _fixed(p_values.get(row["recipe"]), 4),
+            p_value(p_values.get(row["recipe"])),
         ]
         for row in summary["methods"]
     ]
