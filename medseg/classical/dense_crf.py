@@ -70,7 +70,8 @@ def dense_crf(
     Example:
         >>> foreground = np.array([[2.0, 2.0, -0.5, 2.0, -2.0, -2.0, -2.0]])
         >>> image = np.array([[5.0, 5.0, 5.0, 5.0, 0.0, 0.0, 0.0]])
-        >>> dense_crf(np.stack([-foreground, foreground]), image, (1.0, 1.0)).argmax(axis=0).tolist()
+        >>> scores = np.stack([-foreground, foreground])
+        >>> dense_crf(scores, image, (1.0, 1.0), bilateral_weight=3.0).argmax(axis=0).tolist()
         [[1, 1, 1, 1, 0, 0, 0]]
     """
     channels = as_channels(image, scores, spacing_mm)

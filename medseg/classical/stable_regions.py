@@ -75,8 +75,8 @@ def find_stable_regions(
         levels: How many thresholds are tried, evenly spaced from the lowest to the highest intensity.
         regions_are: Brighter or darker than what is around them.
         largest_variation: Regions that vary more are left out.
-        diversity: Of nested regions the inner one is left out if it is smaller than the outer by less than this
-            part.
+        diversity: Of nested regions the inner one is left out if it is smaller by less than this part of the
+            outer.
         connectivity: Voxels hang together that share a face, an edge or a corner.
 
     Returns:

@@ -293,5 +293,5 @@ def _height(dims: int, passes: int) -> float:
     """Height that a Gaussian of deviation 1 has on the lattice, if blurs neither gain nor lose."""
     # Vertices per unit of volume, of a lattice in steps of the embedding.
     scale = (dims + 1) * math.sqrt(passes / 2.0 + 1.0 / 6.0)
-    volume = math.sqrt(dims + 1.0) * (dims + 1.0) ** (dims - 1) / scale**dims
-    return volume / (2.0 * math.pi) ** (dims / 2.0)
+    volume = math.sqrt(dims + 1.0) * math.pow(dims + 1.0, dims - 1) / math.pow(scale, dims)
+    return volume / math.pow(2.0 * math.pi, dims / 2.0)
