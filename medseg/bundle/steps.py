@@ -25,7 +25,6 @@ def before_network(content: BundleContent, label: str | None = None) -> list[Ste
     keys = ["image"] if label is None else ["image", label]
     steps: list[Step] = [
         {"_target_": "scripts.preprocessing.RequireImaged", "keys": "image", "channels": spec.channels},
-        {"_target_": "Orientationd", "keys": keys, "axcodes": spec.axcodes, "labels": _RAS_PLUS},
         *_normalization(spec.normalization),
     ]
     if spec.spacing_mm is not None:
@@ -34,10 +33,12 @@ def before_network(content: BundleContent, label: str | None = None) -> list[Ste
                 "_target_": "scripts.preprocessing.EnclosingSpacingd",
                 "keys": keys,
                 "spacing_mm": [*spec.spacing_mm],
+                "axcodes": spec.axcodes,
                 "interpolation": ["linear", "nearest"][: len(keys)],
             }
         )
-    return steps
+    turned = {"_target_": "Orientationd", "keys": keys, "axcodes": spec.axcodes, "labels": _RAS_PLUS}
+    return [*steps, turned]
 
 
 def _normalization(schemes: tuple[Normalization, ...]) -> list[Step]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import nibabel
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -111,11 +112,13 @@ class EnclosingSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc
 
     MONAI's ``Spacingd`` does not enclose: voxels at the border could then be restored by extrapolation only.
     An axis that has the spacing already stays as it is, and a single slice keeps its thickness. The inverse
-    resamples back onto the grid that an image came on.
+    resamples back onto the grid that an image came on. Images are resampled as they are stored, before they
+    are turned to the network's orientation, for that is what medseg does, to the last bit.
 
     Args:
         keys: Images of shape (C, X, Y, Z), MetaTensors.
-        spacing_mm: Target spacing along each axis.
+        spacing_mm: Target spacing along each axis of ``axcodes``.
+        axcodes: The orientation that the network sees.
         interpolation: ``"linear"`` or ``"nearest"``; one for all keys, or one per key.
         allow_missing_keys: Whether a missing key is passed over.
     """
@@ -124,11 +127,13 @@ class EnclosingSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc
         self,
         keys: KeysCollection,
         spacing_mm: Sequence[float],
+        axcodes: str = "RAS",
         interpolation: str | Sequence[str] = "linear",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.spacing_mm = np.asarray(spacing_mm, dtype=np.float64)
+        self.axcodes = axcodes
         self.interpolation = ensure_tuple_rep(interpolation, len(self.keys))
 
     def __call__(self, data: Data) -> dict[Hashable, Any]:
@@ -136,9 +141,10 @@ class EnclosingSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc
         result = dict(data)
         for key, interpolation in self.key_iterator(result, self.interpolation):
             image = result[key]
-            shape, affine = _enclosing_grid(image, self.spacing_mm)
+            seen_as = _network_axes(image, self.axcodes)
+            shape, affine = _enclosing_grid(image, self.spacing_mm[seen_as])
             extra = {"shape": [*image.shape[1:]], "affine": image.affine.tolist(), "how": interpolation}
-            resampled = _onto(image, shape, affine, interpolation)
+            resampled = _onto(image, shape, affine, interpolation, np.argsort(seen_as)[::-1].tolist())
             self.push_transform(resampled, extra_info=extra)
             result[key] = resampled
         return result
@@ -151,6 +157,14 @@ class EnclosingSpacingd(MapTransform, InvertibleTransform):  # type: ignore[misc
             affine = np.asarray(extra["affine"], dtype=np.float64)
             result[key] = _onto(result[key], extra["shape"], affine, extra["how"])
         return result
+
+
+def _network_axes(image: MetaTensor, axcodes: str) -> list[int]:
+    """For each axis of an image, which of the network's axes it becomes."""
+    pairs = ("LR", "AP", "IS")
+    stored = nibabel.aff2axcodes(image.affine.detach().cpu().numpy())
+    kinds = [next(pair for pair in pairs if code in pair) for code in axcodes]
+    return [next(axis for axis, kind in enumerate(kinds) if code in kind) for code in stored]
 
 
 def _enclosing_grid(image: MetaTensor, spacing_mm: FloatArray) -> tuple[list[int], FloatArray]:
@@ -167,8 +181,10 @@ def _enclosing_grid(image: MetaTensor, spacing_mm: FloatArray) -> tuple[list[int
     return [int(count) + 1 for count in new_intervals], affine
 
 
-def _onto(image: MetaTensor, shape: Sequence[int], affine: FloatArray, how: str) -> MetaTensor:
-    """Read an image on a grid whose axes run along its own: one axis after the other, channel by channel."""
+def _onto(
+    image: MetaTensor, shape: Sequence[int], affine: FloatArray, how: str, order: Sequence[int] = (2, 1, 0)
+) -> MetaTensor:
+    """Read an image on a grid whose axes run along its own: axes in this order, channel by channel."""
     spacing = [
         np.linalg.norm(matrix[:3, :3], axis=0)
         for matrix in (image.affine.detach().cpu().numpy().astype(np.float64), affine)
@@ -176,7 +192,7 @@ def _onto(image: MetaTensor, shape: Sequence[int], affine: FloatArray, how: str)
     voxels = _plain(image)
     resampled = voxels.new_empty((len(voxels), *shape))
     for channel, target in zip(voxels, resampled, strict=True):
-        for axis in (2, 1, 0):  # medseg's order: the same sums to the last bit
+        for axis in order:
             scale = float(spacing[1][axis] / spacing[0][axis])
             channel = _along_axis(channel, axis, shape[axis], scale, how)
         target.copy_(channel)

@@ -21,7 +21,7 @@ from medseg.bundle.carried.mirroring import Mirrored
 from medseg.bundle.carried.postprocessing import CleanLabelsd
 from medseg.bundle.carried.preprocessing import EnclosingSpacingd, NormalizeChannelsd, RequireImaged
 from medseg.geometry import Grid
-from medseg.inference import RestoredScores
+from medseg.inference import NetworkImage, RestoredScores
 from medseg.inference.mirroring import Mirrored as MedsegMirrored
 from medseg.io import read_volume
 from medseg.labels import LabelScheme
@@ -50,7 +50,7 @@ def tilted_grid(shape: tuple[int, int, int], axcodes: str, spacing_mm: tuple[flo
 
 def to_network(spacing_mm: tuple[float, ...]) -> Compose:
     orient = Orientationd("image", axcodes="RAS", labels=(("L", "R"), ("P", "A"), ("I", "S")))
-    return Compose([orient, EnclosingSpacingd("image", spacing_mm)])
+    return Compose([EnclosingSpacingd("image", spacing_mm, axcodes="RAS"), orient])
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LAS", "PSR", "PIR", "ILA"])
@@ -70,6 +70,8 @@ def test_network_grid_and_native_grid_are_medsegs(
     expected = preprocess(image, spec)
     assert Volume.from_metatensor(seen["image"]).grid.difference(expected.grid) is None
     np.testing.assert_allclose(seen["image"].numpy(), expected.array, atol=1e-5)
+    in_slabs = NetworkImage(image, spec, axis=2).read(0, expected.grid.shape[2])[0]
+    assert torch.equal(seen["image"].as_tensor(), in_slabs)
 
     scores = torch.randn(3, *seen["image"].shape[1:], generator=torch.Generator().manual_seed(1))
     seen["pred"] = MetaTensor(scores).copy_meta_from(seen["image"])
@@ -95,7 +97,9 @@ def test_labels_are_resampled_to_the_nearest() -> None:
     spec = PreprocessingSpec(spacing_mm=SPACING, normalization=[Normalization(scheme="none")])
     zeros = Volume(np.zeros((1, 6, 7, 5), np.float32), image.grid)
     _, expected = preprocess(zeros, spec, image)
-    found = EnclosingSpacingd("image", SPACING, "nearest")({"image": image.to_metatensor()})["image"]
+    found = EnclosingSpacingd("image", SPACING, interpolation="nearest")({"image": image.to_metatensor()})[
+        "image"
+    ]
     assert np.array_equal(found.numpy(), expected.array)
 
 
