@@ -34,7 +34,7 @@ class ShapeChoice(Part):
         modes: Principal components that are kept at most.
         reach_mm: Distances to borders beyond are cut off.
         border_mm: How wide the border between two classes is: over so many millimetres the odds change by e.
-        sharpness: Power that probabilities are raised to before the fit: blurred ones would shrink thin shapes.
+        sharpness: Power that probabilities are raised to before the fit: blurred ones shrink thin shapes.
         prior_weight: Of the shape's own probability, in voxels that would speak as loudly: the higher, the
             nearer to the mean shape.
         iterations: Of the fit, at most.
