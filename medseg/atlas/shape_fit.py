@@ -34,6 +34,7 @@ class ShapeChoice(Part):
         modes: Principal components that are kept at most.
         reach_mm: Distances to borders beyond are cut off.
         border_mm: How wide the border between two classes is: over so many millimetres the odds change by e.
+        sharpness: Power that probabilities are raised to before the fit: blurred ones shrink thin shapes.
         prior_weight: Of the shape's own probability, in voxels that would speak as loudly: the higher, the
             nearer to the mean shape.
         iterations: Of the fit, at most.
@@ -42,6 +43,7 @@ class ShapeChoice(Part):
     modes: PositiveInt = 20
     reach_mm: PositiveFloat = 8.0
     border_mm: PositiveFloat = 0.7
+    sharpness: PositiveFloat = 3.0
     prior_weight: float = Field(default=5.0, ge=0.0)
     iterations: PositiveInt = 60
 
@@ -88,7 +90,9 @@ def fit_shape(
         )
     if not Transform(model.grid, matrix).covers(grid).any():
         raise GeometryError("the shape lies outside the image", fix="begin at another pose")
-    objective = Objective(model, probabilities, grid, matrix, choice)
+    sharp = probabilities.astype(np.float32) ** np.float32(choice.sharpness)
+    sharp /= np.maximum(sharp.sum(axis=0), np.finfo(np.float32).tiny)
+    objective = Objective(model, sharp, grid, matrix, choice)
     found = optimize.minimize(
         objective,
         np.zeros(objective.size),
