@@ -31,10 +31,8 @@ def scene(shape: tuple[int, ...], classes: int) -> tuple[np.ndarray, np.ndarray]
     rng = np.random.default_rng(0)
     coarse = ndimage.gaussian_filter(rng.normal(size=[size // 4 for size in shape]), 3.0)
     smooth = ndimage.zoom(coarse / coarse.std(), 4, order=1).astype(np.float32)
-    regions = np.digitize(smooth, np.quantile(smooth, np.linspace(0.0, 1.0, classes + 1)[1:-1])).astype(
-        np.float32
-    )
-    image = regions + rng.normal(0.0, 0.5, shape).astype(np.float32)
+    bounds = np.quantile(smooth, np.linspace(0.0, 1.0, classes + 1)[1:-1])
+    image = np.digitize(smooth, bounds).astype(np.float32) + rng.normal(0.0, 0.5, shape).astype(np.float32)
     scores = np.stack([-((image - index) ** 2) / (2.0 * 0.5**2) for index in range(classes)])
     return image, scores
 
@@ -109,10 +107,9 @@ def blobs_skimage(shape: tuple[int, ...]) -> Callable[[], Any]:
     from skimage.feature import blob_log
 
     image, _ = scene(shape, 2)
-    root = 3.0**0.5
-    return lambda: blob_log(
-        image, 2.0 / root, 6.0 / root, num_sigma=5, threshold=0.3, overlap=0.5, log_scale=True
-    )
+    smallest, largest = 2.0 / 3.0**0.5, 6.0 / 3.0**0.5
+    options = {"num_sigma": 5, "threshold": 0.3, "overlap": 0.5, "log_scale": True}
+    return lambda: blob_log(image, smallest, largest, **options)
 
 
 def stable(shape: tuple[int, ...]) -> Callable[[], Any]:
@@ -164,9 +161,8 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.measure)
         return
-    print(
-        "| what | seconds | CPU seconds | memory beside the input, MB | peak of the process, MB |\n|---|---|---|---|---|"
-    )
+    print("| what | seconds | CPU seconds | memory beside the input, MB | peak of the process, MB |")
+    print("|---|---|---|---|---|")
     environment = {**os.environ, "OMP_NUM_THREADS": arguments.threads}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
     for name, (peer, _) in MEASURED.items():

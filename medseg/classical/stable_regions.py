@@ -75,8 +75,8 @@ def find_stable_regions(
         levels: How many thresholds are tried, evenly spaced from the lowest to the highest intensity.
         regions_are: Brighter or darker than what is around them.
         largest_variation: Regions that vary more are left out.
-        diversity: Of nested regions the inner one is left out if the volume of the outer is larger by a smaller
-            part than this.
+        diversity: Of nested regions the inner one is left out if it is smaller than the outer by less than this
+            part.
         connectivity: Voxels hang together that share a face, an edge or a corner.
 
     Returns:
@@ -171,7 +171,7 @@ class _Tree:
         return cls(*(np.concatenate(part) for part in (parents, levels, numbers_of, sizes)))
 
     def variation(self, steps: int) -> npt.NDArray[np.float64]:
-        """By how much of its volume each component grows, ``steps`` thresholds lower; infinite if there is none."""
+        """By how much of its volume each component grows, ``steps`` thresholds lower; infinite beyond all."""
         ancestor = np.arange(self.parent.size)
         for _ in range(steps):
             ancestor = np.where(ancestor >= 0, self.parent[ancestor], -1)

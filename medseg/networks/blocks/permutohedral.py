@@ -19,7 +19,7 @@ __all__ = ["PermutohedralLattice"]
 
 _POINTS_AT_A_TIME = 1 << 18
 _MANY_VERTICES = 1 << 20
-_TABLE_CELLS = 16
+_TABLE_CELLS = 6
 """Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up
 in a table of it; else they are sorted."""
 
@@ -218,7 +218,7 @@ class _Numbering:
         """Turn ``corners``, as ``add`` gave them part by part, into numbers; gives the keys, ascending."""
         if self._occurs is not None:
             keys = self._occurs.nonzero()[:, 0]
-            numbers = torch.cumsum(self._occurs, dim=0, dtype=torch.int32) - 1
+            numbers = torch.cumsum(self._occurs, dim=0, dtype=torch.int32).sub_(1)
             for start in range(0, len(corners), _POINTS_AT_A_TIME):
                 part = corners[start : start + _POINTS_AT_A_TIME]
                 part.copy_(numbers[part.long()])

@@ -39,8 +39,8 @@ class MultiOtsuOptions(Part):
         bands: Bands of intensity; one for each class, the background included, if left out.
         channel: Which channel is looked at, from 0.
         smoothing_mm: Deviation of the Gaussian that smooths it.
-        thresholds: ``"image"``: each image has its own, as MR needs; ``"training"``: the median of those of the
-            training cases, as calibrated intensities allow.
+        thresholds: ``"image"``: each image has its own, as MR needs; ``"training"``: the median of those of
+            the training cases, as calibrated intensities allow.
     """
 
     bands: int | None = Field(default=None, ge=2, le=12)

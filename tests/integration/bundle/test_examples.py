@@ -19,7 +19,7 @@ from medseg.io import read_volume, write_volume
 from medseg.segmenters import load_segmenter
 from medseg.volume import Volume
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 
 def example(name: str) -> dict[str, object]:
@@ -29,7 +29,7 @@ def example(name: str) -> dict[str, object]:
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
     """Stored from left to back, oblique, and of another spacing than the network's."""
-    grid = Grid((17, 12, 21), np.array([[-2.2, 0, 0.3, 4], [0, -3, 0, 9], [0.2, 0, 2.6, -7], [0, 0, 0, 1.0]]))
+    grid = Grid((20, 15, 21), np.array([[-2.2, 0, 0.3, 4], [0, -3, 0, 9], [0.2, 0, 2.6, -7], [0, 0, 0, 1.0]]))
     voxels = np.random.default_rng(0).normal(size=(1, *grid.shape)).astype(np.float32)
     write_volume(Volume(voxels, grid), tmp_path / "images" / "a.nii.gz")
     return tmp_path / "images" / "a.nii.gz"
