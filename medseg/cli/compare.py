@@ -132,6 +132,8 @@ def _print(summary: dict[str, Any]) -> None:
         for entry in summary["tests"]["compared"]
         if entry["metric"] == "dice"
     }
+    sizes = summary["sizes"]
+    tested = None if None in sizes else max(sizes)  # the others are on the learning curve alone
     rows = [
         [
             row["recipe"],
@@ -141,8 +143,8 @@ def _print(summary: dict[str, Any]) -> None:
             _fixed(row[distance]["mean"], 2),
             _fixed(row["fit_seconds"]["mean"], 0),
             _fixed(row["case_seconds"]["mean"], 2),
-            _gigabytes(row["peak_fit_bytes"]),
-            p_value(p_values.get(row["recipe"])),
+            _gigabytes(max(row["peak_fit_bytes"] or 0, row["peak_predict_bytes"] or 0)),
+            p_value(p_values.get(row["recipe"]) if row["size"] == tested else None),
         ]
         for row in summary["methods"]
     ]
@@ -162,5 +164,5 @@ def _fixed(value: float | None, digits: int) -> str:
     return _NONE if value is None else f"{value:.{digits}f}"
 
 
-def _gigabytes(value: float | None) -> str:
-    return _NONE if value is None else f"{value / 1e9:.2f}"
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:.2f}" if value else _NONE

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from medseg.comparison import CompareOptions, ComparisonFolder, compare, phases, write_report
+from medseg.cli.main import main
+from medseg.comparison import CompareOptions, ComparisonFolder, compare, phases
 from medseg.comparison.jobs import Job, JobFolder
 from medseg.comparison.running import JobFailed, Runner
 from medseg.data import Dataset
@@ -315,11 +316,25 @@ def test_a_case_that_cannot_be_predicted_counts_as_missed(
 
 @pytest.mark.usefixtures("calls")
 def test_the_report_holds_every_method_and_size_and_what_failed(
-    phantoms: Dataset, recipes: dict[str, str], tmp_path: Path
+    phantoms: Dataset, recipes: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = CompareOptions(folds=2, only_folds=(0,), sizes=(1, None))
-    folder = compare(phantoms.source, list(recipes.values()), tmp_path / "out", options=options)
-    page = write_report(folder.path).read_text(encoding="utf-8")
+    arguments = [
+        "--recipes",
+        ",".join(recipes.values()),
+        "--train-sizes",
+        "1,all",
+        "--folds",
+        "2",
+        "--fold",
+        "0",
+    ]
+    out = tmp_path / "out"
+    assert main(["compare", "--data", str(phantoms.source), "--out", str(out), *arguments]) == 1
+    shown = capsys.readouterr()
+    assert "broken, 1 cases, seed 0, fold 0 failed: fit: <here>: cannot be learnt from" in shown.err
+    assert "shifted" in shown.out
+    folder = ComparisonFolder.open(out)
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "2 fits failed" in page
     assert "fit: &lt;here&gt;: cannot be learnt from" in page
     for title in ("Learning curve", "Against right", "Ranks", "Volumes", "Worst, median and best case"):
