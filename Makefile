@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet
-CODE := medseg tests $(wildcard benchmarks examples)
+CODE := medseg tests $(wildcard benchmarks docs/examples)
 TEXT := $(CODE) $(wildcard docs pipelines *.md Makefile)
 
 # Tests run in as many processes as there are cores, with one thread each.

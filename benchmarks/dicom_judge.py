@@ -78,6 +78,8 @@ def read_outputs(folder: Path) -> list[Output]:
         array = np.asanyarray(image.dataobj)
         if array.dtype.names:
             array = array["R"]
+        if array.ndim == 4 and array.shape[3] == 3 and array.dtype == np.uint8:
+            array = array[..., 0]
         array = array.reshape(*array.shape, *(1,) * (3 - array.ndim))
         for index in range(int(np.prod(array.shape[3:]))):
             volume = array.reshape(*array.shape[:3], -1)[..., index]

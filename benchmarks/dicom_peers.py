@@ -181,6 +181,11 @@ def by_command(command: Sequence[str], source: Path, out: Path) -> bool:
     return done.returncode == 0
 
 
+def also_import_from(site: Path | None) -> None:
+    if site is not None:
+        sys.path.append(str(site))
+
+
 class Library:
     """A reader in a process of its own, which lasts until a broken file takes it down."""
 
@@ -196,8 +201,8 @@ class Library:
                 1,
                 mp_context=multiprocessing.get_context("spawn"),
                 # Behind all else, so that what is installed here stays what is used.
-                initializer=None if self.site is None else sys.path.append,
-                initargs=() if self.site is None else (str(self.site),),
+                initializer=also_import_from,
+                initargs=(self.site,),
             )
         error = self.pool.submit(self.read, source, out).exception(timeout=SECONDS)
         (out.parent / f"{out.name}.log").write_text(repr(error))

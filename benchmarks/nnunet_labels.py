@@ -6,7 +6,8 @@ this leaves, predicts the same images, and both label maps are compared voxel by
     python benchmarks/nnunet_labels.py --data DATASET --nnunet-python PYTHON --out runs/nnunet_labels
 
 Options choose what nnU-Net is to plan: --configuration 2d, --planner nnUNetPlannerResEncM, --spacing
-3.5,1.2,0.9, --reader NibabelIOWithReorient, --folds 2, --features 8, --epochs 2, --iterations 100.
+3.5,1.2,0.9, --reader NibabelIOWithReorient, --folds 2, --features 8, --patch 24,32,24,
+--epochs 2, --iterations 250.
 
 What is done already in --out is not done again. It fails if less than 99.9 % of the voxels agree.
 """
@@ -27,7 +28,10 @@ from medseg.segmenters import load_segmenter
 
 PEER = Path(__file__).parent / "peers" / "nnunet_labels.py"
 AGREEING_AT_LEAST = 0.999
-PASSED_ON = ("cases", "train-cases", "configuration", "planner", "reader", "spacing", "features", "epochs")
+PASSED_ON = (
+    "cases", "train-cases", "configuration", "planner", "reader", "spacing", "features", "patch", "epochs",
+    "iterations", "folds", "learning-rate",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -37,7 +41,7 @@ def main() -> None:
     parser.add_argument("--nnunet-python", required=True, type=Path, help="a Python that has nnU-Net")
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--threads", type=int, default=1)
-    for name in (*PASSED_ON, "iterations", "folds"):
+    for name in PASSED_ON:
         parser.add_argument(f"--{name}", help="see peers/nnunet_labels.py")
     chosen = parser.parse_args()
     theirs = once(chosen.out / "nnunet.json", lambda: by_nnunet(chosen))
@@ -63,7 +67,7 @@ def by_nnunet(chosen: argparse.Namespace) -> dict[str, Any]:
         "--out",
         chosen.out / "work",
     ]
-    for name in (*PASSED_ON, "iterations", "folds"):
+    for name in PASSED_ON:
         value = getattr(chosen, name.replace("-", "_"))
         if value is not None:
             command += [f"--{name}", value]

@@ -209,6 +209,18 @@ METHODS = Registry(
             "medseg.segmenters.methods.multi_atlas:MultiAtlasSegmenter",
             "labels of the most similar cases, registered and fused",
         ),
+        "multi_otsu": Entry(
+            "medseg.segmenters.methods.multi_otsu:MultiOtsuSegmenter",
+            "thresholds by Otsu, with a class for each band of intensity",
+        ),
+        "probabilistic_atlas": Entry(
+            "medseg.segmenters.methods.probabilistic_atlas:ProbabilisticAtlasSegmenter",
+            "where classes are expected, and what intensities say of them",
+        ),
+        "shape_model": Entry(
+            "medseg.segmenters.methods.shape_model:ShapeModelSegmenter",
+            "the shape that fits a probabilistic atlas's map best",
+        ),
     },
 )
 """Ways to segment without a network of one's own; see ``medseg.segmenters.methods``."""

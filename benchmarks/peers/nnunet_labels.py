@@ -31,6 +31,8 @@ def main() -> None:
     parser.add_argument("--reader", help="nnU-Net's class that reads images; its own choice if left out")
     parser.add_argument("--spacing", help="of the plan, as 1,1,1; nnU-Net's choice if left out")
     parser.add_argument("--features", type=int, help="of the first stage; nnU-Net's choice if left out")
+    parser.add_argument("--patch", help="as 24,32,24; nnU-Net's choice if left out")
+    parser.add_argument("--learning-rate", type=float, help="nnU-Net's choice if left out")
     parser.add_argument("--epochs", default=2, type=int)
     parser.add_argument("--iterations", default=50, type=int, help="of an epoch")
     parser.add_argument("--folds", default=1, type=int)
@@ -86,7 +88,8 @@ def prepare(chosen: argparse.Namespace) -> list[Path]:
         options += ["-overwrite_target_spacing", *chosen.spacing.split(",")]
         options += ["-overwrite_plans_name", plans_of(chosen)]
     environment = {**os.environ, "nnUNet_n_proc_DA": "1"}
-    subprocess.run([tool, *options], check=True, stdout=sys.stderr, env=environment)
+    if not (chosen.out / "preprocessed" / DATASET / f"{plans_of(chosen)}.json").exists():
+        subprocess.run([tool, *options], check=True, stdout=sys.stderr, env=environment)
     return [raw / "imagesTs" / f"{case}_0000.nii.gz" for case in ids[: chosen.cases]]
 
 
@@ -107,14 +110,19 @@ def train(chosen: argparse.Namespace) -> Path:
     for fold in range(chosen.folds):
         plans: dict[str, Any] = json.loads((preprocessed / f"{plans_of(chosen)}.json").read_text())
         plans["continue_training"] = False
+        planned = plans["configurations"][chosen.configuration]
+        if chosen.patch:
+            planned["patch_size"] = [int(size) for size in chosen.patch.split(",")]
         if chosen.features:
-            options = plans["configurations"][chosen.configuration]["architecture"]["arch_kwargs"]
+            options = planned["architecture"]["arch_kwargs"]
             stages = range(options["n_stages"])
             options["features_per_stage"] = [chosen.features * 2**stage for stage in stages]
         described = json.loads((preprocessed / "dataset.json").read_text())
         torch.manual_seed(fold)
         trainer = nnUNetTrainer(plans, chosen.configuration, fold, described, torch.device("cpu"))
         trainer.num_epochs = chosen.epochs
+        if chosen.learning_rate:
+            trainer.initial_lr = chosen.learning_rate
         trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = chosen.iterations, 2
         trainer.run_training()
     return Path(trainer.output_folder_base)

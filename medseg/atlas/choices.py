@@ -58,8 +58,8 @@ class DeformableChoice(Part):
 
     method: Literal["demons", "diffeomorphic_demons", "bspline", "none"] = "demons"
     shrink: tuple[PositiveInt, ...] = (2, 1)
-    iterations: tuple[PositiveInt, ...] = (30, 20)
-    field_smoothing_voxels: PositiveFloat = 0.8
+    iterations: tuple[PositiveInt, ...] = (20, 10)
+    field_smoothing_voxels: PositiveFloat = 1.0
     match_histograms: bool = True
     control_spacing_mm: PositiveFloat = 10.0
     metric: Metric = "correlation"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +13,23 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medseg.atlas.affine import register_affine
+from medseg.atlas.arrays import REFIT, read_arrays, write_arrays
 from medseg.atlas.cache import TransformCache
 from medseg.atlas.choices import AffineChoice, DeformableChoice, RegistrationChoice
 from medseg.atlas.groupwise import build_template
 from medseg.atlas.selection import most_similar, signatures
 from medseg.atlas.transform import Transform
-from medseg.errors import BundleError, explain_os_errors
-from medseg.files import atomic_path, read_json, write_json
+from medseg.errors import BundleError
+from medseg.files import read_json, write_json
 from medseg.geometry import Grid
 from medseg.progress import Progress
 from medseg.volume import Volume
 
-__all__ = ["Atlas", "AtlasLibrary", "Candidate", "read_arrays", "write_arrays"]
+__all__ = ["Atlas", "AtlasLibrary", "Candidate"]
 
 _LIST, _TEMPLATE, _FOLDER = "atlases.json", "template.npz", "atlases"
 _LIKELY = 0.05
 _AROUND_MM = 5.0
-_REFIT = "fit it anew"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +109,7 @@ class AtlasLibrary:
         arrays = read_arrays(_atlas_path(self.folder, number), "image", "indices", "affine")
         image, indices = arrays["image"].astype(np.float32), arrays["indices"]
         if image.shape != indices.shape:
-            raise BundleError("does not fit itself", where=_atlas_path(self.folder, number), fix=_REFIT)
+            raise BundleError("does not fit itself", where=_atlas_path(self.folder, number), fix=REFIT)
         grid = Grid(image.shape, arrays["affine"])
         return Atlas(self.names[number], Volume(image[np.newaxis], grid), indices)
 
@@ -197,7 +196,7 @@ class AtlasLibrary:
             and arrays["region"].shape == image.shape
         )
         if not fitting:
-            raise BundleError("does not fit its list of atlases", where=path / _TEMPLATE, fix=_REFIT)
+            raise BundleError("does not fit its list of atlases", where=path / _TEMPLATE, fix=REFIT)
         return cls(
             folder=path,
             names=tuple(map(str, names)),
@@ -206,30 +205,6 @@ class AtlasLibrary:
             region=arrays["region"],
             signatures=arrays["signatures"],
         )
-
-
-def write_arrays(path: Path, **arrays: npt.NDArray[Any]) -> None:
-    """Write arrays into one compressed ``.npz``, atomically."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-
-
-def read_arrays(path: Path, *names: str) -> dict[str, npt.NDArray[Any]]:
-    """Read arrays that ``write_arrays`` wrote; nothing in the file is executed.
-
-    Raises:
-        BundleError: The file is missing or damaged, lacks an array, or holds numbers that are not finite.
-    """
-    if not path.is_file():
-        raise BundleError("is missing", where=path, fix=_REFIT)
-    try:
-        with explain_os_errors(path), np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in names}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise BundleError("is damaged", where=path, fix=_REFIT) from error
-    if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise BundleError("holds numbers that are not finite", where=path, fix=_REFIT)
-    return arrays
 
 
 def _atlas_path(folder: Path, number: int) -> Path:

@@ -18,6 +18,9 @@ from medseg.errors import ConfigError
 
 __all__ = ["dense_crf", "dense_crf_bytes", "require_crf_options"]
 
+_CORNER_BYTES, _CLASS_BYTES = 24, 40
+"""Per voxel, for each corner of the lattice around it, and for each class: measured."""
+
 
 def dense_crf(
     scores: npt.NDArray[Any],
@@ -67,7 +70,8 @@ def dense_crf(
     Example:
         >>> foreground = np.array([[2.0, 2.0, -0.5, 2.0, -2.0, -2.0, -2.0]])
         >>> image = np.array([[5.0, 5.0, 5.0, 5.0, 0.0, 0.0, 0.0]])
-        >>> dense_crf(np.stack([-foreground, foreground]), image, (1.0, 1.0)).argmax(axis=0).tolist()
+        >>> scores = np.stack([-foreground, foreground])
+        >>> dense_crf(scores, image, (1.0, 1.0), bilateral_weight=3.0).argmax(axis=0).tolist()
         [[1, 1, 1, 1, 0, 0, 0]]
     """
     channels = as_channels(image, scores, spacing_mm)
@@ -107,9 +111,7 @@ def dense_crf_bytes(shape: Sequence[int], classes: int, channels: int = 1) -> in
         True
     """
     corners = len(shape) + channels + 1
-    building = 36 * corners
-    iterating = 16 * corners + 32 * classes
-    return math.prod(shape) * max(building, iterating)
+    return math.prod(shape) * (_CORNER_BYTES * corners + _CLASS_BYTES * classes)
 
 
 def require_crf_options(

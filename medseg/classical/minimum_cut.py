@@ -37,7 +37,7 @@ def minimise(
 ) -> BoolArray:
     """The x of 0 and 1 that minimises the sum of cost x, and of the weight of each link whose ends differ.
 
-    Costs and weights are rounded to 2^-29 of the largest of them, and of that the minimum is exact: the
+    Costs and weights are rounded to 2^-28 of the largest of them, and of that the minimum is exact: the
     energy of the result is above the true minimum by at most the number of terms times that. Of several
     minima it is the one with fewest ones.
 
@@ -83,7 +83,7 @@ def minimise(
             break
     if places.size:
         largest = max(float(np.abs(cost).max()), float(weight.max(initial=0.0)))
-        scale = CAPACITY / largest
+        scale = 2.0 ** np.floor(np.log2(CAPACITY / largest))  # a power of 2 keeps equal sums equal
         whole = np.rint(cost * scale).astype(np.int32), np.rint(weight * scale).astype(np.int32)
         result[places] = flow(whole[0], first, second, whole[1])
     return result

@@ -19,7 +19,7 @@ from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.labels import LabelScheme
 from medseg.metrics import confusion
 
-__all__ = ["multi_otsu", "otsu_baseline", "otsu_thresholds"]
+__all__ = ["best_assignment", "multi_otsu", "otsu_baseline", "otsu_bounds", "otsu_thresholds"]
 
 _MOST_ASSIGNMENTS = 1_000_000
 """Largest number of assignments of intensity classes to labels that is tried."""
@@ -91,6 +91,22 @@ def multi_otsu(image: npt.NDArray[Any], classes: int, *, bins: int = 128) -> npt
         >>> multi_otsu(np.array([0.0, 1.0, 9.0, 10.0, 20.0, 21.0]), classes=3).tolist()
         [0, 0, 1, 1, 2, 2]
     """
+    bounds = otsu_bounds(image, classes, bins=bins)
+    return np.searchsorted(bounds, np.ravel(image), side="right").reshape(image.shape).astype(np.uint8)
+
+
+def otsu_bounds(image: npt.NDArray[Any], classes: int, *, bins: int = 128) -> npt.NDArray[np.float64]:
+    """The intensities from which on the classes of :func:`multi_otsu` begin, the darkest left out.
+
+    Args:
+        image: Intensities of any shape, such as (X, Y, Z).
+        classes: Number of intensity classes.
+        bins: Of the histogram.
+
+    Raises:
+        InputError: An intensity is NaN or infinite.
+        ConfigError: As for ``otsu_thresholds``.
+    """
     if not np.isfinite(image).all():
         raise InputError("the image holds NaN or infinite values", fix="replace them")
     # Without the tails, a few very bright voxels do not squeeze all others into a handful of bins.
@@ -99,8 +115,7 @@ def multi_otsu(image: npt.NDArray[Any], classes: int, *, bins: int = 128) -> npt
     upper_edges = edges[1:]
     centres = (edges[:-1] + upper_edges) / 2.0
     thresholds = otsu_thresholds(counts, centres, classes)
-    bounds = upper_edges[np.searchsorted(centres, thresholds)]
-    return np.searchsorted(bounds, np.ravel(image), side="right").reshape(image.shape).astype(np.uint8)
+    return np.asarray(upper_edges[np.searchsorted(centres, thresholds)], np.float64)
 
 
 def otsu_baseline(
@@ -134,22 +149,29 @@ def otsu_baseline(
     if image.shape != reference.shape:
         raise GeometryError(f"image {image.shape} and reference {reference.shape} differ in shape")
     count = len(labels) if classes is None else classes
-    if len(labels) ** count > _MOST_ASSIGNMENTS:
-        raise ConfigError(f"{count} intensity classes and {len(labels)} labels", fix="ask for fewer classes")
+    _require_few_assignments(len(labels), count)
     smooth = ndimage.gaussian_filter(np.asarray(image, dtype=np.float32), smoothing_voxels)
     intensity_class = multi_otsu(smooth, count)
     bands = LabelScheme.from_names({index: f"band {index}" for index in range(1, max(count, len(labels)))})
     joint = confusion(intensity_class, labels.to_indices(reference), bands)[: len(labels), :count]
-    return labels.to_values(_best_assignment(joint)[intensity_class])
+    return labels.to_values(best_assignment(joint)[intensity_class])
 
 
-def _best_assignment(joint: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
+def best_assignment(joint: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
     """The label index of each intensity class that maximises the mean Dice.
 
     Args:
         joint: Voxels of each label index (rows, background first) in each intensity class (columns).
+
+    Raises:
+        ConfigError: More assignments than can be tried.
+
+    Example:
+        >>> best_assignment(np.array([[90, 5], [10, 5]])).tolist()
+        [0, 1]
     """
     label_count, class_count = joint.shape
+    _require_few_assignments(label_count, class_count)
     options = np.array(list(itertools.product(range(label_count), repeat=class_count)), dtype=np.intp)
     predicted_voxels, reference_voxels = joint.sum(axis=0), joint.sum(axis=1)
     total_dice = np.zeros(len(options))
@@ -157,3 +179,8 @@ def _best_assignment(joint: npt.NDArray[np.int64]) -> npt.NDArray[np.intp]:
         chosen = (options == label).astype(np.float64)
         total_dice += 2.0 * (chosen @ joint[label]) / (chosen @ predicted_voxels + reference_voxels[label])
     return np.asarray(options[total_dice.argmax()])
+
+
+def _require_few_assignments(labels: int, classes: int) -> None:
+    if labels**classes > _MOST_ASSIGNMENTS:
+        raise ConfigError(f"{classes} intensity classes and {labels} labels", fix="ask for fewer classes")

@@ -124,12 +124,16 @@ def _show(folder: ComparisonFolder, report: Path | None, as_json: bool) -> int:
 
 
 def _print(summary: dict[str, Any]) -> None:
+    from medseg.comparison.page import p_value
+
     distance = next(key for key in summary["methods"][0] if key.startswith("hd"))
     p_values = {
         entry["recipe"]: entry["p_holm"]
         for entry in summary["tests"]["compared"]
         if entry["metric"] == "dice"
     }
+    sizes = summary["sizes"]
+    tested = None if None in sizes else max(sizes)  # the others are on the learning curve alone
     rows = [
         [
             row["recipe"],
@@ -139,8 +143,8 @@ def _print(summary: dict[str, Any]) -> None:
             _fixed(row[distance]["mean"], 2),
             _fixed(row["fit_seconds"]["mean"], 0),
             _fixed(row["case_seconds"]["mean"], 2),
-            _gigabytes(row["peak_fit_bytes"]),
-            _fixed(p_values.get(row["recipe"]), 4),
+            _gigabytes(max(row["peak_fit_bytes"] or 0, row["peak_predict_bytes"] or 0)),
+            p_value(p_values.get(row["recipe"]) if row["size"] == tested else None),
         ]
         for row in summary["methods"]
     ]
@@ -160,5 +164,5 @@ def _fixed(value: float | None, digits: int) -> str:
     return _NONE if value is None else f"{value:.{digits}f}"
 
 
-def _gigabytes(value: float | None) -> str:
-    return _NONE if value is None else f"{value / 1e9:.2f}"
+def _gigabytes(value: float) -> str:
+    return f"{value / 1e9:.2f}" if value else _NONE

@@ -8,7 +8,7 @@ from typing import Any
 
 from medseg.comparison import comparison_charts
 from medseg.comparison.charts import palette
-from medseg.comparison.evaluation_report import failure_rows
+from medseg.comparison.evaluation_report import POOR_DICE, failure_rows
 from medseg.comparison.page import (
     NOTHING,
     Block,
@@ -17,9 +17,11 @@ from medseg.comparison.page import (
     Table,
     Text,
     fixed,
+    p_value,
     with_interval,
 )
 from medseg.comparison.tables import Findings
+from medseg.evaluation import Status
 
 __all__ = ["cost_tables", "failure_blocks", "main_table", "paired_blocks", "rank_blocks"]
 
@@ -55,6 +57,12 @@ def failure_blocks(findings: Findings) -> list[Block]:
         if len(structures) > _MOST_ROWS:
             rest = Table(columns, structures[_MOST_ROWS:], text_columns=(0, 1, 2, 3))
             blocks.append(Folded(f"{len(structures) - _MOST_ROWS} more", [rest]))
+    for method in findings.main:
+        scores = [score for table in method.by_seed.values() for score in table.scores]
+        poor = sum(score.status is Status.OK and score.dice < POOR_DICE for score in scores)
+        if poor:
+            told = f"{poor} of {len(scores)} structures are found with a Dice below {POOR_DICE}."
+            blocks.append(Text(f"{method.recipe}: {told}", "bad"))
     return blocks or [Text("No fit failed, no structure was missed, and none invented.", "good")]
 
 
@@ -151,8 +159,8 @@ def paired_blocks(findings: Findings) -> list[Block]:
                     _told(compared.metric),
                     with_interval(test.mean_difference, interval, digits + 1),
                     fixed(test.effect_size, 2),
-                    fixed(test.p_value, 4),
-                    fixed(compared.p_holm, 4),
+                    p_value(test.p_value),
+                    p_value(compared.p_holm),
                     favoured or "neither",
                     str(test.n),
                 ]

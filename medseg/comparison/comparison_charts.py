@@ -167,7 +167,9 @@ def _curves(
         axes.set_xticks(counts, [f"{count:g}" for count in counts])
         axes.set_xticks([], minor=True)
         axes.set(xlabel="training cases", ylabel=measure)
-        legend = axes.legend(fontsize=9, frameon=False, labelcolor=theme.text)
+        legend = axes.legend(
+            fontsize=9, frameon=False, labelcolor=theme.text, loc="center left", bbox_to_anchor=(1.0, 0.5)
+        )
         plain(legend.get_texts())
 
     return draw

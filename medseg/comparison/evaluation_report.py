@@ -28,18 +28,29 @@ from medseg.comparison.page import (
 )
 from medseg.comparison.provenance import hash_table, run_blocks, version_table
 from medseg.evaluation import Score, ScoreTable, ScoringOptions, Status
-from medseg.evaluation.overlays import rank_cases
+from medseg.evaluation.overlays import OVERLAYS, rank_cases
 from medseg.evaluation.tables import METRICS_CSV, SUMMARY_JSON
 from medseg.labels import LabelScheme
 
-__all__ = ["class_table", "evaluation_page", "failure_rows", "volume_charts", "what_was_run"]
+__all__ = [
+    "POOR_DICE",
+    "class_table",
+    "evaluation_page",
+    "failure_rows",
+    "notes",
+    "stored_pictures",
+    "volume_charts",
+    "what_was_run",
+]
 
 _FAILURES = {
     Status.MISSED: "missed",
     Status.SPURIOUS: "invented",
     Status.NO_PREDICTION: "no prediction",
 }
-_POOR_DICE = 0.5
+POOR_DICE = 0.5
+"""What is found less well is named among the failures."""
+
 _MOST_VOLUME_CHARTS = 12
 _MOST_ROWS = 30
 _WORST_SHOWN = 10
@@ -137,24 +148,24 @@ def _failures(table: ScoreTable, summary: Mapping[str, Any]) -> list[Block]:
             blocks.append(Folded(f"{len(rows) - _MOST_ROWS} more, smaller ones", [rest]))
     else:
         blocks.append(Text("No structure was missed, and none invented.", "good"))
-    poor = [s for s in table.worst(len(table.scores)) if s.status is Status.OK and s.dice < _POOR_DICE]
+    poor = [s for s in table.worst(len(table.scores)) if s.status is Status.OK and s.dice < POOR_DICE]
     if poor:
         poor_rows = [
             [score.case, score.name, fixed(score.dice), _distance(score)] for score in poor[:_WORST_SHOWN]
         ]
-        caption = f"{len(poor)} structures found with a Dice below {_POOR_DICE:g}"
+        caption = f"{len(poor)} structures found with a Dice below {POOR_DICE:g}"
         if len(poor) > _WORST_SHOWN:
             caption += f"; the worst {_WORST_SHOWN}"
         head = ["case", "structure", "Dice", f"{_distance_name(table.options)} (mm)"]
         blocks.append(Table(head, poor_rows, caption, text_columns=(0, 1)))
-    return [*blocks, *_notes(summary)]
+    return [*blocks, *notes(summary)]
 
 
 def _distance(score: Score) -> str:
     return fixed(score.hd95_mm, 1)
 
 
-def _notes(summary: Mapping[str, Any]) -> list[Block]:
+def notes(summary: Mapping[str, Any]) -> list[Block]:
     """What else has to be said before anyone reads a mean."""
     blocks: list[Block] = [
         Text(
@@ -298,7 +309,8 @@ def _pictures(folder: EvaluationFolder, images: Mapping[str, Path]) -> list[Bloc
         if not math.isnan(means[case]) and (case in pairs or not pairs)
     }
     if not pairs:
-        return _stored_pictures(folder)
+        gone = Text("The label maps are not where they were, so no error maps can be drawn.", "note")
+        return [gone, *stored_pictures(folder.path, folder.summary)]
     labels = folder.declared() or table.labels
     blocks: list[Block] = []
     for entry in rank_cases(ranked, [pairs[case] for case in ranked], "mean Dice"):
@@ -309,17 +321,19 @@ def _pictures(folder: EvaluationFolder, images: Mapping[str, Path]) -> list[Bloc
     return blocks or [Text("No case has anything to draw.", "note")]
 
 
-def _stored_pictures(folder: EvaluationFolder) -> list[Block]:
-    """Those that the evaluation drew, where the label maps are gone."""
-    blocks: list[Block] = [
-        Text("The label maps are not where they were, so no error maps can be drawn.", "note")
-    ]
-    for entry in folder.summary.get("overlays", ()):
-        path = folder.path / Path(str(entry.get("file"))).name
-        path = folder.path / "overlays" / path.name
-        if path.is_file():
+def stored_pictures(path: Path, summary: Mapping[str, Any]) -> list[Block]:
+    """Those that an evaluation drew itself.
+
+    Args:
+        path: The evaluation's folder.
+        summary: What its ``summary.json`` holds.
+    """
+    blocks: list[Block] = []
+    for entry in summary.get("overlays", ()):
+        file = path / OVERLAYS / Path(str(entry.get("file"))).name
+        if file.is_file():
             caption = f"{entry['case']}, {entry['rank']}"
-            blocks.append(png_picture(path, f"Overlay of case {entry['case']}", caption))
+            blocks.append(png_picture(file, f"Overlay of case {entry['case']}", caption))
     return blocks
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Tone",
     "data_uri",
     "fixed",
+    "p_value",
     "render_page",
     "require_report_packages",
     "with_interval",
@@ -211,6 +212,18 @@ def fixed(value: float | None, digits: int = 3) -> str:
         ('0.123', '-')
     """
     return NOTHING if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value; a very small one is told to be, not to be 0.
+
+    Example:
+        >>> p_value(0.03125), p_value(1e-9)
+        ('0.0312', '< 0.0001')
+    """
+    if value is not None and value < 1e-4:
+        return "< 0.0001"
+    return fixed(value, 4)
 
 
 def with_interval(value: float | None, interval: Sequence[float] | None, digits: int = 3) -> str:

@@ -23,6 +23,7 @@ from medseg.comparison.page import (
     Table,
     Text,
     fixed,
+    p_value,
     with_interval,
 )
 from medseg.errors import InputError
@@ -155,8 +156,8 @@ def _compared(folder: PairFolder) -> Table:
             fixed(row["mean"][first]),
             fixed(row["mean"][second]),
             with_interval(row["mean_difference"], row["interval"], 4),
-            fixed(row["p_value"], 4),
-            fixed(row["p_holm"], 4),
+            p_value(row["p_value"]),
+            p_value(row["p_holm"]),
             str(row["favours"] or "neither"),
             str(row["n"]),
         ]

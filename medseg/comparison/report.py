@@ -9,6 +9,7 @@ from medseg.comparison.comparison_report import write_comparison_report
 from medseg.comparison.evaluation_folder import EvaluationFolder
 from medseg.comparison.evaluation_report import evaluation_page
 from medseg.comparison.folder import SETTINGS_JSON, ComparisonFolder
+from medseg.comparison.instance_report import InstanceFolder, instance_page
 from medseg.comparison.page import require_report_packages, write_page
 from medseg.comparison.pair_report import PairFolder, pair_page
 from medseg.errors import InputError
@@ -55,13 +56,11 @@ def write_report(
     if (path / COMPARISON_JSON).is_file():
         write_page(pair_page(PairFolder.open(path), images, title), target)
         return target
+    if (path / INSTANCES_CSV).is_file():
+        write_page(instance_page(InstanceFolder.open(path), title), target)
+        return target
     if not (path / METRICS_CSV).is_file():
-        instances = (path / INSTANCES_CSV).is_file()
-        what = (
-            "holds scores of objects, of which no report is made" if instances else f"holds no {METRICS_CSV}"
-        )
-        raise InputError(
-            what, where=path, fix="give the --out folder of 'medseg evaluate' or 'medseg compare'"
-        )
+        cure = "give the --out folder of 'medseg evaluate' or 'medseg compare'"
+        raise InputError(f"holds no {METRICS_CSV}", where=path, fix=cure)
     write_page(evaluation_page(EvaluationFolder.open(path), images, title), target)
     return target

@@ -114,7 +114,7 @@ class Findings:
                 for metric, found in self.ranked.items()
             },
             "versions": software_versions(),
-            "machine": machine(),
+            "machine": _machine(),
         }
 
     def row(self, method: MethodResult) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def write_tables(folder: ComparisonFolder) -> None:
     write_json(summary, folder.path / SUMMARY_JSON)
 
 
-def machine() -> dict[str, Any]:
+def _machine() -> dict[str, Any]:
     """What times and memory depend on."""
     return {
         "processor": platform.processor() or platform.machine(),

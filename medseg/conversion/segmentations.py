@@ -16,7 +16,7 @@ from medseg.conversion.writing import write_and_compare
 from medseg.errors import ConfigError, GeometryError, InputError
 from medseg.files import read_json, remove_partials_of, require_writable_folder, sha256_of, write_json
 from medseg.io import SUFFIXES, read_volume
-from medseg.io.dicom import DicomVolume, SetAside, Status, scan_dicom
+from medseg.io.dicom import DicomVolume, Reason, SetAside, Status, scan_dicom
 from medseg.io.dicom.headers import read_frames
 from medseg.io.dicom.segmentations import (
     Segmentation,
@@ -36,6 +36,7 @@ OBJECT_SUFFIX = ".dcm"
 
 _SEGMENTATION, _CONTOURS = "segmentation", "contours"
 _DIGITS = 12
+_UPRIGHT_NOTE = "the gantry was tilted: labels were brought onto the resampled grid by nearest neighbour"
 
 
 def object_kind(path: Path) -> str | None:
@@ -124,24 +125,24 @@ def _read(source: Path, kind: str, series: Path | None) -> Segmentation:
                 "contours need the images they were drawn on", where=source, fix="name them by --source"
             )
         return read_segmentation(source)
-    first_error: GeometryError | None = None
+    errors = []
     for volume in _accepted_in(series):
         try:
             if kind == _CONTOURS:
                 return read_contours(source, require_accepted(volume))
             return _on_grid_of(volume, read_segmentation(source, volume))
         except GeometryError as error:
-            first_error = first_error or error
-    raise first_error or InputError("holds no DICOM volume", where=series)
+            errors.append(error)
+    raise errors[0]
 
 
 def _on_grid_of(volume: DicomVolume, found: Segmentation) -> Segmentation:
     """Label maps on the grid of the volume as it is read: of a tilted gantry, its slices are resampled."""
-    grid = require_accepted(volume)
-    if grid.difference(found.grid) is None:
+    if all(finding.reason is not Reason.GANTRY_TILT for finding in volume.verdict.findings):
         return found
+    grid = require_accepted(volume)
     label_maps = tuple(nearest_on(label_map, grid) for label_map in found.label_maps)
-    return replace(found, label_maps=label_maps, notes=(*found.notes, RESAMPLED_NOTE))
+    return replace(found, label_maps=label_maps, notes=(*found.notes, _UPRIGHT_NOTE))
 
 
 def _accepted_in(series: Path) -> list[DicomVolume]:

@@ -22,7 +22,7 @@ __all__ = ["ERRORS", "draw_error_maps", "error_map"]
 ERRORS = LabelScheme(
     (
         LabelClass(0, "right", (0, 0, 0)),
-        LabelClass(1001, "missed", (77, 148, 255)),
+        LabelClass(1001, "missed", (70, 210, 235)),
         LabelClass(1002, "invented", (255, 140, 26)),
         LabelClass(1003, "another class", (224, 82, 224)),
     )

@@ -232,12 +232,14 @@ def _segment_to_object(
 ) -> tuple[Segmented, tuple[str, ...]]:
     """By way of a label map on the disk, for images are segmented slab by slab and objects written whole."""
     from medseg.io.dicom.segmentations import write_object
-    from medseg.io.dicom.segmentations.source import RESAMPLED_NOTE
+    from medseg.io.dicom.segmentations.source import RESAMPLED_NOTE, read_source
 
+    source = case.dicom or case.images
+    read_source(source)  # what it cannot refer to is refused before the work
     with tempfile.TemporaryDirectory(prefix=".medseg-", dir=output.parent) as scratch:
         labels = Path(scratch) / f"{case.id}.nii"
         done = segment_to_file(segmenter, case, labels, progress)
-        images = write_object(form, read_volume(labels), segmenter.labels, case.dicom or case.images, output)
+        images = write_object(form, read_volume(labels), segmenter.labels, source, output)
     return done, () if images.resampled is None else (RESAMPLED_NOTE,)
 
 

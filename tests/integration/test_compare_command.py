@@ -32,10 +32,9 @@ def wait_for(condition: Callable[[], bool], seconds: float = 600.0) -> None:
 def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_phantom_dataset(tmp_path / "data", count=4, test_count=0, shape=(24, 24, 20))
     (tmp_path / "tiny.yaml").write_text(TINY)
-    (tmp_path / "broken.yaml").write_text("init_from: missing.pt")
     out = tmp_path / "out"
     arguments = ["compare", "--data", tmp_path / "data", "--out", out, "--folds", 2, "--fold", 0]
-    arguments += ["--recipes", f"{tmp_path / 'tiny.yaml'},{tmp_path / 'broken.yaml'}", "--max-steps", 6]
+    arguments += ["--recipes", tmp_path / "tiny.yaml", "--max-steps", 6]
     arguments += ["--device", "cpu", "--quiet"]
     command = [sys.executable, "-m", "medseg", *map(str, arguments)]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -48,13 +47,11 @@ def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.Cap
     wait_for(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
     assert not (out / "comparison.csv").exists()
 
-    assert main([*map(str, arguments), "--resume"]) == 1  # for one of the recipes fails
-    shown = capsys.readouterr()
-    assert "broken, seed 0, fold 0 failed: fit: " in shown.err
+    assert main([*map(str, arguments), "--resume"]) == 0
+    assert "tiny" in capsys.readouterr().out
     with (out / "comparison.csv").open(newline="") as handle:
-        tiny, broken = csv.DictReader(handle)
+        (tiny,) = csv.DictReader(handle)
     assert (tiny["recipe"], tiny["n_cases"], tiny["failed_jobs"]) == ("tiny", "2", "0")
-    assert (broken["recipe"], broken["dice"], broken["failed_jobs"]) == ("broken", "", "1")
     assert 5000 < float(tiny["parameters"]) < 6000
     assert float(tiny["peak_fit_bytes"]) > 200e6
     assert read_json(out / "results/tiny/fold_0/fit.json")["resumed"]

@@ -168,6 +168,29 @@ def test_labels_of_a_tilted_gantry_there_and_back(
     np.testing.assert_array_equal(found.array, labels)  # both ways, slices move by whole voxels
 
 
+def test_where_an_object_s_images_are_not(
+    label_map: tuple[Path, Path, np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    series, source, _ = label_map
+    empty, listed = tmp_path / "empty", tmp_path / "list.json"
+    empty.mkdir()
+    CASES["no position"](tmp_path / "lost")
+    CASES["oblique"](tmp_path / "elsewhere")
+    listed.write_text('{"names": []}')
+    out, contours = str(tmp_path / "a.dcm"), str(tmp_path / "contours.dcm")
+    told = ["--source", str(series), "--quiet"]
+    assert main(["convert", str(source), contours, "--format", "rtstruct", *told]) == 0
+    capsys.readouterr()
+    for arguments, words in [
+        ([str(source), out, "--source", str(empty)], "holds no DICOM volume"),
+        ([str(source), out, "--source", str(tmp_path / "lost")], "ImagePositionPatient"),
+        ([str(source), out, "--labels", str(listed), *told], "declares no labels"),
+        ([contours, str(tmp_path / "b"), "--source", str(tmp_path / "elsewhere")], "a contour lies"),
+    ]:
+        assert main(["convert", *arguments]) != 0
+        assert words in capsys.readouterr().err
+
+
 def test_an_object_of_one_of_two_volumes_in_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

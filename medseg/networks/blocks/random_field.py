@@ -96,14 +96,13 @@ class BilateralKernel:
         features = _features(image, spacing_mm, sigma_mm, intensity_sigma)
         self.lattice = PermutohedralLattice(features, passes)
         del features
-        self._own = self.lattice.own_weights()
         self._scale = self.lattice.filter(image.new_ones((self.lattice.points, 1)))[:, 0].rsqrt_()
+        self._own = self.lattice.own_weights() * self._scale
 
     def message(self, beliefs: Tensor) -> Tensor:
         """See ``Kernel``."""
-        scaled = beliefs * self._scale
-        heard = self.lattice.filter(scaled.T.contiguous()).T
-        return torch.addcmul(heard, scaled, self._own, value=-1.0).mul_(self._scale)
+        heard = self.lattice.filter((beliefs.T * self._scale[:, None]).contiguous()).T
+        return torch.addcmul(heard, beliefs, self._own, value=-1.0) * self._scale
 
 
 def mean_field(
@@ -141,9 +140,12 @@ def mean_field(
     scores = -unary
     for _ in range(iterations):
         beliefs = torch.softmax(scores, dim=0)
+        del scores  # large volumes leave no room for what is not needed any more
         heard = torch.zeros_like(unary)
         for kernel, weight in zip(kernels, weights, strict=True):
-            heard += kernel.message(beliefs) * weight
+            heard.addcmul_(
+                kernel.message(beliefs), torch.as_tensor(weight, dtype=unary.dtype, device=unary.device)
+            )
         scores = torch.addmm(unary, compatibility, heard).neg_()
     return scores
 

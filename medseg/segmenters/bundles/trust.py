@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -92,9 +93,7 @@ def referred(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 def located(target: str) -> Any:
     """What a name stands for in MONAI, PyTorch's ``nn`` or medseg; ``None`` of any other name."""
     if "." not in target:
-        from monai.bundle.config_item import ComponentLocator
-
-        modules = ComponentLocator().get_component_module_name(target)
+        modules = _locator().get_component_module_name(target)
         if modules is None:
             return None
         target = f"{modules if isinstance(modules, str) else modules[0]}.{target}"
@@ -112,6 +111,14 @@ def located(target: str) -> Any:
         if found is None:
             return _attribute(".".join(parts[: count - 1]), parts[count - 1 :])
     return found
+
+
+@cache
+def _locator() -> Any:
+    """Finds MONAI's classes by their names alone, as its configurations call them."""
+    from monai.bundle.config_item import ComponentLocator
+
+    return ComponentLocator()
 
 
 def _attribute(module: str, names: list[str]) -> Any:

@@ -19,7 +19,7 @@ from medseg.io import read_volume, write_volume
 from medseg.segmenters import load_segmenter
 from medseg.volume import Volume
 
-EXAMPLES = Path(__file__).parents[3] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 
 
 def example(name: str) -> dict[str, object]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from medseg.comparison import CompareOptions, ComparisonFolder, compare, write_report
-from medseg.comparison import worker as worker_module
+from medseg.cli.main import main
+from medseg.comparison import CompareOptions, ComparisonFolder, compare, phases
 from medseg.comparison.jobs import Job, JobFolder
 from medseg.comparison.running import JobFailed, Runner
 from medseg.data import Dataset
@@ -58,12 +60,17 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     def call(_runner: Runner, phase: str, folder: JobFolder) -> None:
         done.append((phase, "/".join(folder.path.parts[folder.path.parts.index("results") + 1 :])))
         try:
-            getattr(worker_module, f"{phase}_job")(load_json(Job, folder.job), folder)
+            getattr(phases, f"{phase}_job")(load_json(Job, folder.job), folder)
         except MedsegError as error:
             raise JobFailed(f"{phase}: {error}") from error
 
     monkeypatch.setattr(Runner, "_call_worker", call)
     return done
+
+
+def test_the_processes_that_a_method_starts_import_no_pytorch_for_the_worker() -> None:
+    code = "import sys, medseg.comparison.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -167,7 +174,7 @@ def test_cases_that_were_predicted_are_not_predicted_again(
     phantoms: Dataset, recipes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predicted: list[str] = []
-    proper = worker_module.predict_jobs
+    proper = phases.predict_jobs
 
     def predict(jobs: Any, out: Path) -> Any:
         if len(predicted) == 2:
@@ -178,12 +185,10 @@ def test_cases_that_were_predicted_are_not_predicted_again(
 
     options = {"folds": 2, "only_folds": (0,)}
     with monkeypatch.context() as patch:
-        patch.setattr(worker_module, "predict_jobs", predict)
+        patch.setattr(phases, "predict_jobs", predict)
         with pytest.raises(KeyboardInterrupt):
             compare(phantoms.source, [recipes["right"]], tmp_path / "out", options=CompareOptions(**options))
-        patch.setattr(
-            worker_module, "predict_jobs", lambda *a: (predicted.append(a[0][0][1].id), proper(*a))[1]
-        )
+        patch.setattr(phases, "predict_jobs", lambda *a: (predicted.append(a[0][0][1].id), proper(*a))[1])
         folder = tmp_path / "out/results/right/fold_0"
         with (folder / "cases.jsonl").open("a") as handle:
             handle.write('{"case": "torn')
@@ -311,11 +316,25 @@ def test_a_case_that_cannot_be_predicted_counts_as_missed(
 
 @pytest.mark.usefixtures("calls")
 def test_the_report_holds_every_method_and_size_and_what_failed(
-    phantoms: Dataset, recipes: dict[str, str], tmp_path: Path
+    phantoms: Dataset, recipes: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = CompareOptions(folds=2, only_folds=(0,), sizes=(1, None))
-    folder = compare(phantoms.source, list(recipes.values()), tmp_path / "out", options=options)
-    page = write_report(folder.path).read_text(encoding="utf-8")
+    arguments = [
+        "--recipes",
+        ",".join(recipes.values()),
+        "--train-sizes",
+        "1,all",
+        "--folds",
+        "2",
+        "--fold",
+        "0",
+    ]
+    out = tmp_path / "out"
+    assert main(["compare", "--data", str(phantoms.source), "--out", str(out), *arguments]) == 1
+    shown = capsys.readouterr()
+    assert "broken, 1 cases, seed 0, fold 0 failed: fit: <here>: cannot be learnt from" in shown.err
+    assert "shifted" in shown.out
+    folder = ComparisonFolder.open(out)
+    page = (out / "report.html").read_text(encoding="utf-8")
     assert "2 fits failed" in page
     assert "fit: &lt;here&gt;: cannot be learnt from" in page
     for title in ("Learning curve", "Against right", "Ranks", "Volumes", "Worst, median and best case"):

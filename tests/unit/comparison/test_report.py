@@ -10,13 +10,22 @@ from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medseg.comparison import write_report
 from medseg.errors import ConfigError, InputError
-from medseg.evaluation import ScoringOptions, compare_folders, evaluate_folders
+from medseg.evaluation import (
+    ScoringOptions,
+    compare_folders,
+    evaluate_folders,
+    evaluate_instance_folders,
+)
 from medseg.evaluation.tables import read_metrics
 from medseg.files import read_json, write_json
+from medseg.geometry import Grid
+from medseg.io import write_volume
+from medseg.volume import Volume
 
 MARKUP = "a<script>alert(1)<b> & 'b'"  # a case of the fixture
 VOID = {"meta", "link", "img", "source"}
@@ -156,6 +165,26 @@ def test_two_predictions_are_reported_side_by_side(evaluation: Path, tmp_path: P
     write_json({"names": ["predictions", "again"]}, tmp_path / "both" / "comparison.json")
     with pytest.raises(InputError, match=r"is not the comparison of two evaluations \('compared' is missing"):
         write_report(tmp_path / "both")
+
+
+def test_objects_that_were_missed_and_invented_are_counted(tmp_path: Path) -> None:
+    grid = Grid((12, 12, 12), np.eye(4))
+    reference = np.zeros((1, 12, 12, 12), np.uint8)
+    reference[:, 1:5, 1:5, 1:5], reference[:, 7:11, 7:11, 7:11] = 1, 2
+    prediction = np.where(reference == 2, 0, reference)
+    prediction[:, 7:11, 1:5, 1:5] = 9
+    prediction[:, 1:4, 8:10, 8:10] = 4
+    for folder, array in (("ref", reference), ("pred", prediction)):
+        write_volume(Volume(array, grid), tmp_path / folder / "<i>.nii.gz", labels=True)
+    evaluate_instance_folders(tmp_path / "pred", tmp_path / "ref", tmp_path / "scores")
+    found = read(write_report(tmp_path / "scores"))
+    assert "1 objects were missed and 2 invented" in found.sections[0]
+    assert "<i>" in found.text
+    assert "i" not in found.tags
+    path = tmp_path / "scores" / "instances.csv"
+    path.write_text(path.read_text(encoding="utf-8").replace("n_matched", "n_lost"), encoding="utf-8")
+    with pytest.raises(InputError, match="is not the table of an evaluation of objects"):
+        write_report(tmp_path / "scores")
 
 
 def test_a_missing_package_is_named(evaluation: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The trainable CRF: gradients, agreement with the classical one, and how a recipe puts it behind a network."""
+"""The trainable CRF: gradients, agreement with the classical one, and its way behind a network."""
 
 from __future__ import annotations
 

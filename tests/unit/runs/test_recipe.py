@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from medseg.errors import ConfigError, InputError
-from medseg.runs import Augmentation, Recipe, load_recipe, recipe_names
+from medseg.runs import Augmentation, MethodRecipe, Recipe, load_any_recipe, load_recipe, recipe_names
+from medseg.segmenters.methods import options_of
 
 
 def _load(text: str | bytes, folder: Path) -> Recipe:
@@ -17,7 +18,12 @@ def _load(text: str | bytes, folder: Path) -> Recipe:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_that_come_along_load_and_say_what_they_are(name: str) -> None:
-    assert load_recipe(name).description
+    recipe = load_any_recipe(name)
+    assert recipe.description
+    if isinstance(recipe, MethodRecipe):
+        assert options_of(recipe) is not None  # its method knows them
+    else:
+        assert load_recipe(name) == recipe
 
 
 def test_there_is_a_recipe_to_start_with() -> None:

@@ -27,6 +27,21 @@ QUICK = {
         "affine": {"iterations": 15},
         "deformable": {"iterations": [15, 10]},
     },
+    "probabilistic_atlas": {
+        "affine": {"iterations": 15},
+        "deformable": {"iterations": [15, 10]},
+        "affine_rounds": 1,
+        "deformable_rounds": 1,
+    },
+    "shape_model": {
+        "atlas": {
+            "affine": {"iterations": 15},
+            "deformable": {"iterations": [15, 10]},
+            "affine_rounds": 1,
+            "deformable_rounds": 1,
+        },
+        "shape": {"iterations": 15},
+    },
 }
 
 
@@ -75,8 +90,9 @@ def test_it_segments_phantoms(phantoms: Dataset, method: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("method", QUICK)
 def test_what_cannot_be_learnt_from_is_refused(phantoms: Dataset, method: str, tmp_path: Path) -> None:
+    other = {"atlas": {"channel": 1}} if method == "shape_model" else {"channel": 1}
     with pytest.raises(ConfigError, match=r"there is no channel 1.*choose one of 0 to 0"):
-        fit(phantoms, recipe(method, channel=1), tmp_path / "run", folds=[0])
+        fit(phantoms, recipe(method, **other), tmp_path / "run", folds=[0])
     first = phantoms.cases[0]
     image = read_volume(first.images)
     write_volume(Volume(np.ones_like(image.array), image.grid), tmp_path / "flat.nii.gz")
@@ -109,3 +125,18 @@ def test_hippocampi(test_data: Path, tmp_path: Path) -> None:
     ]
     assert len(scores) == 1
     assert scores[0] > 0.78
+
+
+def test_shapes_alone_and_as_regulariser_differ(phantoms: Dataset, tmp_path: Path) -> None:
+    run = fit(phantoms, recipe("shape_model"), tmp_path / "run", folds=[0])
+    image = read_volume(phantoms.cases[0].images)
+    depth = image.grid.shape[2]
+    held = load_segmenter(run.path).scores(image).read(0, depth).numpy()
+    run.save_recipe(recipe("shape_model", use="alone"))
+    alone = load_segmenter(run.path).scores(image).read(0, depth).numpy()
+    run.save_recipe(recipe("shape_model", weight=0.0))
+    free = load_segmenter(run.path).scores(image).read(0, depth).numpy()
+    for scores in (held, alone, free):
+        np.testing.assert_allclose(np.exp(scores).sum(axis=0), 1.0, atol=1e-4)
+    assert np.abs(np.exp(alone) - np.exp(held)).max() > 0.1
+    assert np.abs(np.exp(free) - np.exp(held)).max() > 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from tests.data.limits import limited
 
 CPU_SECONDS = 20.0
 MORE_BYTES = 1 << 30
-SEEDS = range(16)
+SEEDS = range(2, 16)
+"""Number 1 is a sequence of 200,000 items, which takes seconds to read: one kind is enough for it."""
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are set by Linux's means"),
@@ -49,9 +51,14 @@ def read_all(folder: Path) -> list[str]:
     return said
 
 
-@pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize(
-    "kind", ["explicit", "implicit", "deflated", "RLE", "JPEG-LS", "colours", "enhanced"]
+    ("kind", "seed"),
+    [
+        *itertools.product(
+            ["explicit", "implicit", "deflated", "RLE", "JPEG-LS", "colours", "enhanced"], SEEDS
+        ),
+        ("explicit", 1),
+    ],
 )
 def test_a_mutated_file_is_told_of(
     sound: dict[str, list[Path]], tmp_path: Path, kind: str, seed: int

@@ -283,3 +283,24 @@ def test_choices_that_mean_nothing_are_refused(tmp_path: Path) -> None:
         load_segmenter(bundle, "cpu", 3)
     with pytest.raises(ConfigError, match="nothing was chosen on validation cases"):
         load_segmenter(bundle, "cpu", postprocess=PostprocessChoice(chosen_by="validation"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("network_def: !!python/object/apply:os.mkdir [fired]", "is not valid YAML"),
+        ("a: &a [1]\nb: *a", "aliases are not allowed"),
+        ("- $import os", "does not hold keys and values"),
+        ("network_def: UNet\nnetwork_def: os.system", "is given twice"),
+    ],
+)
+def test_yaml_is_plain_data(text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = write_zoo_bundle(tmp_path / "bundle", UNET, yaml=True)
+    (bundle / "configs/inference.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for trust in (False, True):
+        with pytest.raises(BundleError, match=message) as caught:
+            load_segmenter(bundle, "cpu", trust=trust)
+        assert len(str(caught.value).splitlines()) == 1
+    assert not list((tmp_path / "here").iterdir())
