@@ -58,8 +58,8 @@ class DeformableChoice(Part):
 
     method: Literal["demons", "diffeomorphic_demons", "bspline", "none"] = "demons"
     shrink: tuple[PositiveInt, ...] = (2, 1)
-    iterations: tuple[PositiveInt, ...] = (20, 10)
-    field_smoothing_voxels: PositiveFloat = 1.0
+    iterations: tuple[PositiveInt, ...] = (30, 20)
+    field_smoothing_voxels: PositiveFloat = 1.1
     match_histograms: bool = True
     control_spacing_mm: PositiveFloat = 10.0
     metric: Metric = "correlation"
@@ -98,6 +98,6 @@ class FusionChoice(Part):
     method: Literal["majority", "local", "staple", "joint"] = "joint"
     patch_radius: int = Field(default=2, ge=0, le=8)
     search_radius: int = Field(default=1, ge=0, le=4)
-    vote_radius: int = Field(default=1, ge=0, le=8)
+    vote_radius: int = Field(default=2, ge=0, le=8)
     beta: int = Field(default=2, ge=1, le=8)
-    alpha: PositiveFloat = 0.1
+    alpha: PositiveFloat = 0.05

@@ -12,19 +12,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 from scipy.linalg import expm, logm
 
 from medseg.atlas.cache import TransformCache
-from medseg.atlas.choices import DeformableChoice, RegistrationChoice
-from medseg.atlas.register import Pair, register_pairs
+from medseg.atlas.choices import AffineChoice, DeformableChoice, RegistrationChoice
+from medseg.atlas.register import Pair, register, register_pairs
 from medseg.atlas.transform import Transform
 from medseg.geometry import Grid
 from medseg.progress import Progress, SilentProgress
 from medseg.volume import Volume
 
-__all__ = ["Template", "build_template", "mean_matrix"]
+__all__ = ["Template", "build_template", "mean_matrix", "onto_template", "structure_region"]
 
 FloatArray = npt.NDArray[np.float32]
+_LIKELY = 0.05
+_AROUND_MM = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +95,49 @@ def build_template(
         transforms = _centred(transforms)
         template = _mean(images, transforms)
     return Template(template, tuple(transforms))
+
+
+def onto_template(
+    image: Volume,
+    template: Volume,
+    region: npt.NDArray[np.bool_],
+    choice: AffineChoice,
+    *,
+    seed: int = 0,
+    cache: TransformCache | None = None,
+) -> tuple[Transform, npt.NDArray[np.float64]]:
+    """Lay an image onto a template, by what lies in a region of the template.
+
+    Args:
+        image: (1, X, Y, Z), as ``standardized`` gives it.
+        template: (1, X, Y, Z).
+        region: Of the template, where the structures are: what surrounds them varies in ways of its own.
+        choice: How.
+        seed: Of what is drawn.
+        cache: Of the transform.
+
+    Returns:
+        The transform that brings the image to the template's grid, and the 4x4 from points of the image to
+        points of the template.
+    """
+    stiff = RegistrationChoice(affine=choice, deformable=DeformableChoice(method="none"))
+    found = register(Pair(template, image, fixed_mask=region), stiff, seed=seed, cache=cache)
+    return found, np.asarray(np.linalg.inv(found.matrix), dtype=np.float64)
+
+
+def structure_region(foreground: npt.NDArray[np.floating], grid: Grid) -> npt.NDArray[np.bool_]:
+    """Where foreground is likely, and a few millimetres around; everywhere where there is none.
+
+    Args:
+        foreground: Its probability, (X, Y, Z).
+        grid: Its grid.
+    """
+    likely = foreground > _LIKELY
+    if not likely.any():
+        return np.ones(grid.shape, bool)
+    distance = ndimage.distance_transform_edt(~likely, sampling=grid.spacing_mm)
+    around: npt.NDArray[np.bool_] = np.asarray(distance) <= _AROUND_MM
+    return around
 
 
 def mean_matrix(matrices: Sequence[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:

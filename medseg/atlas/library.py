@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
-from medseg.atlas.affine import register_affine
 from medseg.atlas.arrays import REFIT, read_arrays, write_arrays
 from medseg.atlas.cache import TransformCache
 from medseg.atlas.choices import AffineChoice, DeformableChoice, RegistrationChoice
-from medseg.atlas.groupwise import build_template
+from medseg.atlas.groupwise import build_template, onto_template, structure_region
+from medseg.atlas.register import Pair, register_pairs
 from medseg.atlas.selection import most_similar, signatures
-from medseg.atlas.transform import Transform
 from medseg.errors import BundleError
 from medseg.files import read_json, write_json
 from medseg.geometry import Grid
@@ -28,8 +26,6 @@ from medseg.volume import Volume
 __all__ = ["Atlas", "AtlasLibrary", "Candidate"]
 
 _LIST, _TEMPLATE, _FOLDER = "atlases.json", "template.npz", "atlases"
-_LIKELY = 0.05
-_AROUND_MM = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,8 +90,7 @@ class AtlasLibrary:
             choice: Of the affine registration.
             seed: Of what is drawn.
         """
-        onto = register_affine(image, self.template, choice, seed=seed)
-        back = Transform(self.template.grid, np.asarray(np.linalg.inv(onto), dtype=np.float64))
+        back, onto = onto_template(image, self.template, self.region, choice, seed=seed)
         (signature,) = signatures(back.apply(image).array, self.region)
         chosen = most_similar(signature, self.signatures, count)
         return [Candidate(int(number), self.matrices[number] @ onto) for number in chosen]
@@ -126,7 +121,7 @@ class AtlasLibrary:
         workers: int = 1,
         progress: Progress | None = None,
     ) -> AtlasLibrary:
-        """Lay atlases onto their mean, and write all of them.
+        """Lay atlases onto their mean, at last by their structures alone, and write all of them.
 
         Args:
             atlases: Labelled everywhere.
@@ -145,17 +140,30 @@ class AtlasLibrary:
         )
         grid = template.image.grid
         foreground = np.zeros(grid.shape, np.float32)
-        laid = np.empty((len(atlases), *grid.shape), np.float16)
-        for number, (atlas, transform) in enumerate(zip(atlases, template.transforms, strict=True)):
+        for atlas, transform in zip(atlases, template.transforms, strict=True):
             mask = Volume((atlas.indices > 0)[np.newaxis].astype(np.float32), atlas.image.grid)
             foreground += transform.apply(mask, outside=0.0).array[0]
+        region = structure_region(foreground / len(atlases), grid)
+        transforms = register_pairs(
+            [
+                Pair(template.image, atlas.image, transform.matrix, region)
+                for atlas, transform in zip(atlases, template.transforms, strict=True)
+            ],
+            affine,
+            seed=seed,
+            cache=cache,
+            workers=workers,
+            description="structures laid upon each other",
+            progress=progress,
+        )
+        laid = np.empty((len(atlases), *grid.shape), np.float16)
+        for number, (atlas, transform) in enumerate(zip(atlases, transforms, strict=True)):
             laid[number] = transform.apply(atlas.image).array[0]
-        region = _around(foreground / len(atlases), grid)
         library = cls(
             folder=Path(folder),
             names=tuple(atlas.name for atlas in atlases),
             template=template.image,
-            matrices=np.stack([transform.matrix for transform in template.transforms]),
+            matrices=np.stack([transform.matrix for transform in transforms]),
             region=region,
             signatures=signatures(laid, region).astype(np.float16),
         )
@@ -209,13 +217,3 @@ class AtlasLibrary:
 
 def _atlas_path(folder: Path, number: int) -> Path:
     return folder / _FOLDER / f"{number:04d}.npz"
-
-
-def _around(foreground: npt.NDArray[np.floating], grid: Grid) -> npt.NDArray[np.bool_]:
-    """Where foreground is likely, and a few millimetres around; everything where there is none."""
-    likely = foreground > _LIKELY
-    if not likely.any():
-        return np.ones(grid.shape, bool)
-    distance = ndimage.distance_transform_edt(~likely, sampling=grid.spacing_mm)
-    around: npt.NDArray[np.bool_] = np.asarray(distance) <= _AROUND_MM
-    return around

@@ -153,13 +153,18 @@ class ProbabilisticAtlasSegmenter(WholeImageSegmenter):
         Returns:
             (K, X, Y, Z), of sum 1, and 4x4, from points of the image to points of the template.
         """
+        from medseg.atlas.groupwise import onto_template, structure_region
         from medseg.atlas.intensities import standardized
         from medseg.atlas.intensity_model import classify
         from medseg.atlas.register import Pair, register
 
         options = self.options
         target = standardized(image, options.channel)
-        transform = register(Pair(target, self.atlas.template), options.registration, cache=options.cache)
+        template, cache = self.atlas.template, options.cache
+        region = structure_region(1.0 - self.atlas.probabilities[0], template.grid)
+        _, onto = onto_template(target, template, region, options.affine, cache=cache)
+        bent = RegistrationChoice(affine=None, deformable=options.deformable)
+        transform = register(Pair(target, template, onto), bent, cache=cache)
         prior = self.atlas.brought_by(transform)
         region = prior[0] < _CERTAIN
         if options.intensities is None or not region.any():
