@@ -10,7 +10,7 @@ Nature Methods 18 (2021); Isensee et al., nnU-Net revisited, MICCAI 2024, for th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -126,8 +126,24 @@ class ConvNorm(nn.Module):
         return x
 
 
+def _in_a_row(
+    kind: Callable[..., nn.Module],
+    blocks: NnunetBlocks,
+    count: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: Sequence[int],
+    stride: Sequence[int],
+) -> nn.Sequential:
+    """Several of a kind, of which the first takes the stride and changes the number of channels."""
+    first = kind(blocks, in_channels, out_channels, kernel, stride)
+    ones = blocks.whole(1)
+    others = (kind(blocks, out_channels, out_channels, kernel, ones) for _ in range(count - 1))
+    return nn.Sequential(first, *others)
+
+
 class _Convs(nn.Module):
-    """Several in a row, of which the first takes the stride."""
+    """Convolutions in a row."""
 
     def __init__(
         self,
@@ -139,19 +155,7 @@ class _Convs(nn.Module):
         stride: Sequence[int],
     ) -> None:
         super().__init__()
-        ones = blocks.whole(1)
-        self.convs = nn.Sequential(
-            *(
-                ConvNorm(
-                    blocks,
-                    out_channels if index else in_channels,
-                    out_channels,
-                    kernel,
-                    ones if index else stride,
-                )
-                for index in range(count)
-            )
-        )
+        self.convs = _in_a_row(ConvNorm, blocks, count, in_channels, out_channels, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.convs(x))
@@ -205,19 +209,7 @@ class _ResidualStage(nn.Module):
         stride: Sequence[int],
     ) -> None:
         super().__init__()
-        ones = blocks.whole(1)
-        self.blocks = nn.Sequential(
-            *(
-                BasicBlock(
-                    blocks,
-                    out_channels if index else in_channels,
-                    out_channels,
-                    kernel,
-                    ones if index else stride,
-                )
-                for index in range(count)
-            )
-        )
+        self.blocks = _in_a_row(BasicBlock, blocks, count, in_channels, out_channels, kernel, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.blocks(x))

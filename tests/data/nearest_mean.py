@@ -51,6 +51,7 @@ class NearestMean(WholeImageSegmenter):
         progress: Progress,  # noqa: ARG003
     ) -> None:
         if options.fails:
+            (folder / "half.json").touch()
             raise InputError("cannot be learnt from", where="<here>")
         cls.fitted.append((seed, tuple(case.id for case in cases)))
         pairs = [read_labelled_case(case, task.labels, len(task.channel_names)) for case in cases]

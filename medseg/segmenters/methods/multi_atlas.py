@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.methods.atlas_cases import read_atlases
 from medseg.segmenters.methods.base import Running
-from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
+from medseg.segmenters.methods.fitted import FittedSegmenter
+from medseg.segmenters.whole_image import log_probabilities
 from medseg.volume import Volume
 
 __all__ = ["MultiAtlasOptions", "MultiAtlasSegmenter"]
@@ -54,7 +55,7 @@ class MultiAtlasOptions(Part):
         return None if self.cache_folder is None else TransformCache(self.cache_folder)
 
 
-class MultiAtlasSegmenter(WholeImageSegmenter):
+class MultiAtlasSegmenter(FittedSegmenter):
     """Segments by the labels of atlases.
 
     Args:
@@ -79,13 +80,7 @@ class MultiAtlasSegmenter(WholeImageSegmenter):
     ) -> None:
         from medseg.atlas.library import AtlasLibrary
 
-        super().__init__(
-            task.labels.without_ignore,
-            task.channel_names,
-            postprocess=postprocess,
-            max_ram_bytes=running.max_ram_bytes,
-            shared_by=running.shared_by,
-        )
+        super().__init__(folder, task, options, running=running, postprocess=postprocess)
         self.options = options
         self.jobs = running.jobs
         self.library = AtlasLibrary.open(folder)
@@ -116,19 +111,6 @@ class MultiAtlasSegmenter(WholeImageSegmenter):
             workers=running.jobs,
             progress=progress,
         )
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        task: Task,
-        options: Any,
-        *,
-        postprocess: PostprocessChoice,
-        running: Running,
-    ) -> MultiAtlasSegmenter:
-        """From the files that ``fit`` wrote; see ``Method.load``."""
-        return cls(folder, task, options, running=running, postprocess=postprocess)
 
     def class_scores(self, image: Volume) -> npt.NDArray[np.float32]:
         """Logarithms of the fused class probabilities; see ``WholeImageSegmenter``."""

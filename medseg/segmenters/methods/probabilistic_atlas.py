@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,16 @@ from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.methods.atlas_cases import read_atlases
 from medseg.segmenters.methods.base import Running
-from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
+from medseg.segmenters.methods.fitted import FittedSegmenter
+from medseg.segmenters.whole_image import log_probabilities
 from medseg.volume import Volume
 
-__all__ = ["ProbabilisticAtlasOptions", "ProbabilisticAtlasSegmenter"]
+if TYPE_CHECKING:
+    from medseg.atlas.library import Atlas
+    from medseg.atlas.probabilistic import ProbabilisticAtlas
+    from medseg.atlas.transform import Transform
+
+__all__ = ["ProbabilisticAtlasOptions", "ProbabilisticAtlasSegmenter", "build_atlas"]
 
 _CERTAIN = 0.999
 """Where the prior is surer of the background, intensities are not asked."""
@@ -63,7 +69,44 @@ class ProbabilisticAtlasOptions(Part):
         return None if self.cache_folder is None else TransformCache(self.cache_folder)
 
 
-class ProbabilisticAtlasSegmenter(WholeImageSegmenter):
+def build_atlas(
+    atlases: Sequence[Atlas],
+    task: Task,
+    options: ProbabilisticAtlasOptions,
+    *,
+    seed: int,
+    running: Running,
+    progress: Progress,
+) -> tuple[ProbabilisticAtlas, tuple[Transform, ...]]:
+    """The probabilistic atlas of labelled cases, as options have it; see ``ProbabilisticAtlas.build``.
+
+    Args:
+        atlases: The cases.
+        task: Classes and channels.
+        options: Registration and rounds.
+        seed: Of what registration draws.
+        running: Processes.
+        progress: Shows how far it has come.
+
+    Returns:
+        The atlas, and the transforms from its template to each of the cases.
+    """
+    from medseg.atlas.probabilistic import ProbabilisticAtlas
+
+    return ProbabilisticAtlas.build(
+        atlases,
+        len(task.labels),
+        options.registration,
+        affine_rounds=options.affine_rounds,
+        deformable_rounds=options.deformable_rounds,
+        seed=seed,
+        cache=options.cache,
+        workers=running.jobs,
+        progress=progress,
+    )
+
+
+class ProbabilisticAtlasSegmenter(FittedSegmenter):
     """Segments by a probabilistic atlas.
 
     Args:
@@ -88,13 +131,7 @@ class ProbabilisticAtlasSegmenter(WholeImageSegmenter):
     ) -> None:
         from medseg.atlas.probabilistic import ProbabilisticAtlas
 
-        super().__init__(
-            task.labels.without_ignore,
-            task.channel_names,
-            postprocess=postprocess,
-            max_ram_bytes=running.max_ram_bytes,
-            shared_by=running.shared_by,
-        )
+        super().__init__(folder, task, options, running=running, postprocess=postprocess)
         self.options = options
         self.atlas = ProbabilisticAtlas.open(folder, len(self.labels))
 
@@ -111,34 +148,10 @@ class ProbabilisticAtlasSegmenter(WholeImageSegmenter):
         progress: Progress,
     ) -> None:
         """Find the cases' mean, and bring their labels onto it; see ``Method.fit``."""
-        from medseg.atlas.probabilistic import ProbabilisticAtlas
-
         chosen = cast(ProbabilisticAtlasOptions, options)
-        atlas, _ = ProbabilisticAtlas.build(
-            read_atlases(cases, task, chosen.channel, progress),
-            len(task.labels),
-            chosen.registration,
-            affine_rounds=chosen.affine_rounds,
-            deformable_rounds=chosen.deformable_rounds,
-            seed=seed,
-            cache=chosen.cache,
-            workers=running.jobs,
-            progress=progress,
-        )
+        atlases = read_atlases(cases, task, chosen.channel, progress)
+        atlas, _ = build_atlas(atlases, task, chosen, seed=seed, running=running, progress=progress)
         atlas.save(folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        task: Task,
-        options: Any,
-        *,
-        postprocess: PostprocessChoice,
-        running: Running,
-    ) -> ProbabilisticAtlasSegmenter:
-        """From the files that ``fit`` wrote; see ``Method.load``."""
-        return cls(folder, task, options, running=running, postprocess=postprocess)
 
     def class_scores(self, image: Volume) -> npt.NDArray[np.float32]:
         """Logarithms of the class probabilities; see ``WholeImageSegmenter``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,11 +19,13 @@ from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.methods.atlas_cases import read_atlases
 from medseg.segmenters.methods.base import Running
+from medseg.segmenters.methods.fitted import FittedSegmenter
 from medseg.segmenters.methods.probabilistic_atlas import (
     ProbabilisticAtlasOptions,
     ProbabilisticAtlasSegmenter,
+    build_atlas,
 )
-from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
+from medseg.segmenters.whole_image import log_probabilities
 from medseg.volume import Volume
 
 __all__ = ["ShapeModelOptions", "ShapeModelSegmenter"]
@@ -50,7 +52,7 @@ class ShapeModelOptions(Part):
         return self.atlas.channel
 
 
-class ShapeModelSegmenter(WholeImageSegmenter):
+class ShapeModelSegmenter(FittedSegmenter):
     """Segments by the shape that fits best.
 
     Args:
@@ -75,13 +77,7 @@ class ShapeModelSegmenter(WholeImageSegmenter):
     ) -> None:
         from medseg.atlas.shape_model import ShapeModel
 
-        super().__init__(
-            task.labels.without_ignore,
-            task.channel_names,
-            postprocess=postprocess,
-            max_ram_bytes=running.max_ram_bytes,
-            shared_by=running.shared_by,
-        )
+        super().__init__(folder, task, options, running=running, postprocess=postprocess)
         self.options = options
         self.atlas = ProbabilisticAtlasSegmenter(folder, task, options.atlas, running=running)
         self.shapes = ShapeModel.open(folder, len(self.labels))
@@ -99,21 +95,12 @@ class ShapeModelSegmenter(WholeImageSegmenter):
         progress: Progress,
     ) -> None:
         """Build the probabilistic atlas, and learn the shapes on its template; see ``Method.fit``."""
-        from medseg.atlas.probabilistic import ProbabilisticAtlas
         from medseg.atlas.shape_model import ShapeModel
 
         chosen = cast(ShapeModelOptions, options)
         atlases = read_atlases(cases, task, chosen.channel, progress)
-        atlas, transforms = ProbabilisticAtlas.build(
-            atlases,
-            len(task.labels),
-            chosen.atlas.registration,
-            affine_rounds=chosen.atlas.affine_rounds,
-            deformable_rounds=chosen.atlas.deformable_rounds,
-            seed=seed,
-            cache=chosen.atlas.cache,
-            workers=running.jobs,
-            progress=progress,
+        atlas, transforms = build_atlas(
+            atlases, task, chosen.atlas, seed=seed, running=running, progress=progress
         )
         atlas.save(folder)
         shapes = ShapeModel.build(
@@ -125,19 +112,6 @@ class ShapeModelSegmenter(WholeImageSegmenter):
             reach_mm=chosen.shape.reach_mm,
         )
         shapes.save(folder)
-
-    @classmethod
-    def load(
-        cls,
-        folder: Path,
-        task: Task,
-        options: Any,
-        *,
-        postprocess: PostprocessChoice,
-        running: Running,
-    ) -> ShapeModelSegmenter:
-        """From the files that ``fit`` wrote; see ``Method.load``."""
-        return cls(folder, task, options, running=running, postprocess=postprocess)
 
     def class_scores(self, image: Volume) -> npt.NDArray[np.float32]:
         """Logarithms of the class probabilities; see ``WholeImageSegmenter``."""

@@ -3,96 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from medseg.cli.main import main
 from medseg.data import Dataset
 from medseg.data.phantoms import write_phantom_dataset
-from medseg.data.reading import read_labelled_case
 from medseg.errors import BundleError, ConfigError, InputError, ResourceError
 from medseg.files import read_json, write_json
 from medseg.fitting import FitOptions, fit
 from medseg.geometry import Grid
-from medseg.io import Case, read_volume, write_volume
-from medseg.progress import Progress
+from medseg.io import read_volume, write_volume
 from medseg.registry import METHODS
-from medseg.runs import MethodRecipe, RunFolder, Task, load_any_recipe, load_recipe
-from medseg.runs.part import Part
+from medseg.runs import MethodRecipe, RunFolder, load_any_recipe, load_recipe
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters import EnsembleSegmenter, load_segmenter, predict_cases, validation_cases
-from medseg.segmenters.methods import Running
-from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
 from medseg.volume import Volume
-
-
-class Scale(Part):
-    scale: float = 1.0
-
-
-class NearestMean(WholeImageSegmenter):
-    method = "nearest mean"
-    Options: ClassVar[type[Part]] = Scale
-    fails: ClassVar[bool] = False
-    fitted: ClassVar[list[list[str]]] = []
-
-    def __init__(self, means: Sequence[float], task: Task, options: Scale, **others: Any) -> None:
-        super().__init__(task.labels, task.channel_names, **others)
-        self.means, self.scale = np.asarray(means), options.scale
-
-    @classmethod
-    def fit(
-        cls,
-        cases: Sequence[Case],
-        task: Task,
-        options: Part,  # noqa: ARG003
-        folder: Path,
-        *,
-        seed: int,  # noqa: ARG003
-        running: Running,  # noqa: ARG003
-        progress: Progress,  # noqa: ARG003
-    ) -> None:
-        cls.fitted.append([case.id for case in cases])
-        pairs = [read_labelled_case(case, task.labels, len(task.channel_names)) for case in cases]
-        if cls.fails:
-            (folder / "half.json").touch()
-            raise InputError("cannot be learnt from")
-        means = [
-            float(np.mean(np.concatenate([image.array[label.array == index] for image, label in pairs])))
-            for index in range(len(task.labels))
-        ]
-        write_json(means, folder / "means.json")
-
-    @classmethod
-    def load(
-        cls, folder: Path, task: Task, options: Any, *, postprocess: PostprocessChoice, running: Running
-    ) -> NearestMean:
-        return cls(
-            read_json(folder / "means.json"),
-            task,
-            options,
-            postprocess=postprocess,
-            max_ram_bytes=running.max_ram_bytes,
-            shared_by=running.shared_by,
-        )
-
-    def class_scores(self, image: Volume) -> npt.NDArray[np.float32]:
-        distance = np.abs(image.array[0] - self.means[:, None, None, None]) / self.scale
-        weights = np.exp(-(distance - distance.min(axis=0)))
-        return log_probabilities(weights / weights.sum(axis=0))
+from tests.data.nearest_mean import NearestMean
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(METHODS, "_entries", {**METHODS._entries})
-    METHODS.register("nearest_mean", f"{__name__}:NearestMean", "the class whose mean is nearest")
+    METHODS.register("nearest_mean", "tests.data.nearest_mean:NearestMean", "the class whose mean is nearest")
     monkeypatch.setattr(NearestMean, "fitted", [])
-    monkeypatch.setattr(NearestMean, "fails", False)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +40,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture
 def recipe() -> MethodRecipe:
-    return MethodRecipe(method="nearest_mean", options={"scale": 2.0}, folds=2)
+    return MethodRecipe(method="nearest_mean", options={"shift": 0.0}, folds=2)
 
 
 def test_a_run_holds_all_that_repeats_it(phantoms: Dataset, recipe: MethodRecipe, tmp_path: Path) -> None:
@@ -116,7 +52,7 @@ def test_a_run_holds_all_that_repeats_it(phantoms: Dataset, recipe: MethodRecipe
     assert finished["cases"] == 2
     assert finished["minutes"] >= 0
     held_out = {case.id for case in validation_cases(run.path)[1]}
-    assert held_out.isdisjoint(NearestMean.fitted[0])
+    assert held_out.isdisjoint(NearestMean.fitted[0][1])
     assert len(held_out) == 2
 
 
@@ -174,23 +110,21 @@ def test_resuming_fits_what_is_left(phantoms: Dataset, recipe: MethodRecipe, tmp
     fit(phantoms, recipe, tmp_path / "run", options=FitOptions(resume=True))
     assert len(NearestMean.fitted) == 2
     assert [entry.name for entry in run.fold(1).model.iterdir()] == ["means.json"]
-    other = recipe.model_copy(update={"options": {"scale": 3.0}})
+    other = recipe.model_copy(update={"options": {"shift": 3.0}})
     with pytest.raises(ConfigError, match="another recipe"):
         fit(phantoms, other, tmp_path / "run", options=FitOptions(resume=True))
 
 
-def test_a_fit_that_fails_leaves_no_trace(
-    phantoms: Dataset, recipe: MethodRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(NearestMean, "fails", True)
+def test_a_fit_that_fails_leaves_no_trace(phantoms: Dataset, recipe: MethodRecipe, tmp_path: Path) -> None:
+    failing = recipe.model_copy(update={"options": {"fails": True}})
     with pytest.raises(InputError, match="cannot be learnt from"):
-        fit(phantoms, recipe, tmp_path / "run")
+        fit(phantoms, failing, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_what_is_wrong_is_told(phantoms: Dataset, recipe: MethodRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'scal'.*did you mean 'scale'"):
-        fit(phantoms, recipe.model_copy(update={"options": {"scal": 1}}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"unknown key 'shif'.*did you mean 'shift'"):
+        fit(phantoms, recipe.model_copy(update={"options": {"shif": 1}}), tmp_path / "run")
     with pytest.raises(ConfigError, match="there is no fold 2"):
         fit(phantoms, recipe, tmp_path / "run", folds=[2])
     with pytest.raises(ConfigError, match="0 processes"):
@@ -221,8 +155,8 @@ def test_scores_that_are_none_are_refused(phantoms: Dataset, recipe: MethodRecip
 
 def test_recipes_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("method: nearest_mean\noptions: {scale: 2}\n")
-    assert load_any_recipe(path) == MethodRecipe(method="nearest_mean", options={"scale": 2})
+    path.write_text("method: nearest_mean\noptions: {shift: 2}\n")
+    assert load_any_recipe(path) == MethodRecipe(method="nearest_mean", options={"shift": 2})
     with pytest.raises(ConfigError, match="without a network"):
         load_recipe(path)
     path.write_text("method: nearest_man\n")
