@@ -99,15 +99,16 @@ def remove_partial_files(folder: str | os.PathLike[str]) -> None:
 
 
 def remove_partials_of(target: str | os.PathLike[str]) -> None:
-    """Remove what ``atomic_path`` left beside a file whose writer was killed.
+    """Remove what is left beside a file or folder whose writer was killed, under ``atomic_path``'s names.
 
-    Nobody else may be writing the same file.
+    Nobody else may be writing the same.
 
     Example:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> for name in (".0123456789ab.part.a.txt", ".0123456789ab.part.b.txt"):
         ...     (folder / name).touch()
+        >>> (folder / ".ba9876543210.part.a.txt").mkdir()
         >>> remove_partials_of(folder / "a.txt")
         >>> [path.name for path in folder.iterdir()]
         ['.0123456789ab.part.b.txt']
@@ -115,7 +116,11 @@ def remove_partials_of(target: str | os.PathLike[str]) -> None:
     final = Path(target)
     with explain_os_errors(final.parent):
         for path in final.parent.glob(".*.part.*"):
-            if _PARTIAL.fullmatch(path.name) and path.name.split(".part.", 1)[1] == final.name:
+            if not _PARTIAL.fullmatch(path.name) or path.name.split(".part.", 1)[1] != final.name:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
                 path.unlink(missing_ok=True)
 
 

@@ -28,10 +28,11 @@ from medseg.bundle.scripts import write_scripts
 from medseg.bundle.train_config import training_config
 from medseg.bundle.verification import MARGIN, TOLERANCE, CaseAgreement, as_json, verify_bundle
 from medseg.errors import ConfigError, InputError, MedsegError, explain_os_errors
-from medseg.files import require_writable_folder, write_json, write_text
+from medseg.files import remove_partials_of, require_writable_folder, write_json, write_text
 from medseg.io import Case
 from medseg.progress import Progress, SilentProgress
-from medseg.segmenters import validation_cases
+from medseg.segmenters import open_image, validation_cases
+from medseg.segmenters.whole_image import whole_volume
 
 __all__ = ["ExportOptions", "Exported", "export_bundle"]
 
@@ -131,7 +132,9 @@ def export_bundle(
         What was written. Of an export that fails, nothing is left.
 
     Raises:
-        InputError: There is no run, no case to prove the bundle on, or something at ``out``.
+        InputError: There is no run, no case to prove the bundle on or one that cannot be read, or something
+            at ``out``.
+        GeometryError: A case's geometry is invalid.
         ConfigError: A choice does not fit, or the interpreter lacks what MONAI needs.
         BundleError: The run is damaged; or the bundle does not run without medseg, or gives something else.
     """
@@ -146,7 +149,10 @@ def export_bundle(
     scores = scores_of_training(content) if chosen.scores is None else read_scores(chosen.scores, content)
     license_text = _license(chosen.license_file)
     cases = chosen.cases or _first_validation_case(content)
+    _require_readable(cases, content)
     require_writable_folder(target.parent)
+    for path in (target, *(() if archive is None else (archive,))):
+        remove_partials_of(path)
 
     with tempfile.TemporaryDirectory(prefix="medseg-export-") as scratch_name:
         scratch = Path(scratch_name)
@@ -236,6 +242,13 @@ def _first_validation_case(content: BundleContent) -> tuple[Case, ...]:
     if not cases:
         raise InputError("has no validation case", where=content.run.path, fix="give an image by --input")
     return (cases[0],)
+
+
+def _require_readable(cases: Sequence[Case], content: BundleContent) -> None:
+    """Refuse images that cannot be segmented in medseg's words, before MONAI meets them."""
+    for case in cases:
+        with open_image(case, content.plan.channel_names) as image:
+            whole_volume(image)
 
 
 def _license(path: Path | None) -> str:

@@ -141,7 +141,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
         with zipfile.ZipFile(archive) as zipped:
             yield (_zip_member(zipped, info) for info in zipped.infolist())
     else:
-        raise InputError("is neither a tar nor a zip archive", where=archive, fix="check the address")
+        raise InputError("is neither a tar nor a zip archive", where=archive, fix="download or copy it again")
 
 
 def _tar_member(tar: tarfile.TarFile, info: tarfile.TarInfo) -> _Member:

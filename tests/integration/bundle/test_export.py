@@ -26,7 +26,7 @@ from medseg.bundle.verification import MARGIN, compare_case
 from medseg.cli.main import main
 from medseg.data import Dataset
 from medseg.errors import BundleError, ConfigError, GeometryError, InputError
-from medseg.io import read_volume
+from medseg.io import Case, read_volume, write_volume
 from medseg.runs import Plan, Recipe
 from medseg.runs.documents import parse
 from medseg.segmenters import load_segmenter
@@ -302,6 +302,31 @@ def test_what_cannot_be_is_refused_before_work_starts(
         export_bundle(run, tmp_path / "bundle", ExportOptions(**options))
     assert told in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_cannot_be_segmented_are_refused_before_work_starts(
+    run: Path, phantoms: Dataset, tmp_path: Path
+) -> None:
+    image = phantoms.cases[0].images[0]
+    cut, two = tmp_path / "cut.nii.gz", tmp_path / "two.nii.gz"
+    cut.write_bytes(image.read_bytes()[:2000])
+    whole = read_volume(image)
+    write_volume(Volume(np.repeat(whole.array, 2, axis=0), whole.grid), two)
+    for path, why in ((cut, "truncated"), (two, "has 2 channels")):
+        with pytest.raises(InputError, match=why):
+            export_bundle(run, tmp_path / "out", ExportOptions(cases=(Case(path.name, (path,)),)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut.nii.gz", "two.nii.gz"]
+
+
+def test_what_a_killed_export_left_goes_with_the_next(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, other = (tmp_path / f".0123456789ab.part.{name}" for name in ("out", "else"))
+    for folder in (left, other):
+        (folder / "configs").mkdir(parents=True)
+    monkeypatch.setattr(export_module, "verify_bundle", lambda *_: [])
+    export_bundle(run, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "out"]
 
 
 def test_places_that_are_taken_are_refused(run: Path, tmp_path: Path) -> None:
