@@ -21,7 +21,7 @@ from medseg.errors import InputError, MedsegError, explain_os_errors
 from medseg.io.dicom.codec_messages import codec_messages
 from medseg.io.dicom.codecs import CODECS_FIX, codec_of
 from medseg.io.dicom.codestream import Codestream, is_whole, read_codestream
-from medseg.io.dicom.colours import red_green_blue
+from medseg.io.dicom.colour_planes import red_green_blue
 from medseg.io.dicom.elements import raw_bytes
 from medseg.io.dicom.header_file import UNDEFINED_LENGTH, DamagedFileError, Header, PixelElement, open_header
 from medseg.io.dicom.plane_format import FORMAT_TAGS, PlaneFormat, plane_format
