@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medseg.data.reading import read_labelled_case
-from medseg.errors import ConfigError, InputError
+from medseg.errors import InputError
 from medseg.io import Case
 from medseg.progress import Progress, track
 from medseg.runs import Task
+from medseg.segmenters.methods.base import require_channel
 
 if TYPE_CHECKING:
     from medseg.atlas.library import Atlas
 
-__all__ = ["read_atlases", "require_channel"]
+__all__ = ["read_atlases"]
 
 
 def read_atlases(cases: Sequence[Case], task: Task, channel: int, progress: Progress) -> list[Atlas]:
@@ -53,17 +54,3 @@ def read_atlases(cases: Sequence[Case], task: Task, channel: int, progress: Prog
             raise
         atlases.append(Atlas(case.id, scaled, np.ascontiguousarray(label.array[0])))
     return atlases
-
-
-def require_channel(task: Task, channel: int) -> None:
-    """Refuse a channel that images do not have.
-
-    Raises:
-        ConfigError: There is no such channel.
-    """
-    if channel >= len(task.channel_names):
-        raise ConfigError(
-            f"there is no channel {channel}",
-            where="channel",
-            fix=f"choose one of 0 to {len(task.channel_names) - 1} ({', '.join(task.channel_names)})",
-        )

@@ -17,7 +17,7 @@ from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.protocol import Segmenter
 
-__all__ = ["Method", "Running", "load_method", "method_of", "options_of"]
+__all__ = ["Method", "Running", "load_method", "method_of", "options_of", "require_channel"]
 
 
 @dataclass(frozen=True)
@@ -138,3 +138,17 @@ def load_method(
         raise BundleError(
             f"the run is damaged: {error.what}", where=error.where or fold.model, fix="fit it anew"
         ) from error
+
+
+def require_channel(task: Task, channel: int) -> None:
+    """Refuse a channel that images do not have.
+
+    Raises:
+        ConfigError: There is no such channel.
+    """
+    if channel >= len(task.channel_names):
+        raise ConfigError(
+            f"there is no channel {channel}",
+            where="options.channel",
+            fix=f"choose one of 0 to {len(task.channel_names) - 1} ({', '.join(task.channel_names)})",
+        )

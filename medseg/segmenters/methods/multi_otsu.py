@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from medseg.classical.otsu import best_assignment, otsu_bounds
 from medseg.data.reading import read_labelled_case
-from medseg.errors import BundleError, ConfigError
+from medseg.errors import BundleError
 from medseg.files import read_json, write_json
 from medseg.geometry import Grid
 from medseg.io import Case
@@ -21,7 +21,7 @@ from medseg.progress import Progress, track
 from medseg.runs import Task
 from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice
-from medseg.segmenters.methods.base import Running
+from medseg.segmenters.methods.base import Running, require_channel
 from medseg.segmenters.whole_image import WholeImageSegmenter, log_probabilities
 from medseg.volume import Volume
 
@@ -171,11 +171,6 @@ def _bands_of(values: npt.NDArray[np.float32], bounds: npt.NDArray[np.float64]) 
 
 
 def _checked(options: Part, task: Task) -> MultiOtsuOptions:
-    chosen = MultiOtsuOptions.model_validate(options.model_dump())
-    if chosen.channel >= len(task.channel_names):
-        raise ConfigError(
-            f"there is no channel {chosen.channel}",
-            where="options.channel",
-            fix=f"choose from 0 to {len(task.channel_names) - 1}",
-        )
+    chosen = cast(MultiOtsuOptions, options)
+    require_channel(task, chosen.channel)
     return chosen
