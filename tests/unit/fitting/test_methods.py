@@ -123,8 +123,8 @@ def test_a_fit_that_fails_leaves_no_trace(phantoms: Dataset, recipe: MethodRecip
 
 
 def test_what_is_wrong_is_told(phantoms: Dataset, recipe: MethodRecipe, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown key 'shif'.*did you mean 'shift'"):
-        fit(phantoms, recipe.model_copy(update={"options": {"shif": 1}}), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"unknown key 'shifts'.*did you mean 'shift'"):
+        fit(phantoms, recipe.model_copy(update={"options": {"shifts": 1}}), tmp_path / "run")
     with pytest.raises(ConfigError, match="there is no fold 2"):
         fit(phantoms, recipe, tmp_path / "run", folds=[2])
     with pytest.raises(ConfigError, match="0 processes"):
