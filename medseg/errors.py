@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from typing import ClassVar
@@ -16,6 +17,7 @@ __all__ = [
     "InputError",
     "MedsegError",
     "ResourceError",
+    "did_you_mean",
     "explain_os_errors",
 ]
 
@@ -148,3 +150,19 @@ def explain_os_errors(where: str | PathLike[str]) -> Iterator[None]:
     except MemoryError as error:
         what, fix = _RESOURCE_ERRNO[errno.ENOMEM]
         raise ResourceError(what, where=where, fix=fix) from error
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Suggest the nearest of ``choices``, or list them all.
+
+    Example:
+        >>> did_you_mean("unte", ["unet", "segnet"])
+        "did you mean 'unet'?"
+        >>> did_you_mean("xyz", ["unet", "segnet"])
+        'choose one of segnet, unet'
+    """
+    known = {choice.lower(): choice for choice in sorted(choices)}
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{known[near[0]]}'?"
+    return f"choose one of {', '.join(known.values())}"

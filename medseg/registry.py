@@ -6,32 +6,14 @@ the documentation; a class is imported only when it is asked for.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 
-__all__ = ["LOSSES", "METHODS", "NETWORKS", "VOLUME_FORMATS", "Entry", "Registry", "did_you_mean"]
-
-
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    """Suggest the nearest of ``choices``, or list them all.
-
-    Example:
-        >>> did_you_mean("unte", ["unet", "segnet"])
-        "did you mean 'unet'?"
-        >>> did_you_mean("xyz", ["unet", "segnet"])
-        'choose one of segnet, unet'
-    """
-    known = {choice.lower(): choice for choice in sorted(choices)}
-    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean '{known[near[0]]}'?"
-    return f"choose one of {', '.join(known.values())}"
+__all__ = ["LOSSES", "METHODS", "NETWORKS", "VOLUME_FORMATS", "Entry", "Registry"]
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medseg.errors import BundleError, ConfigError, InputError, MedsegError
+from medseg.errors import BundleError, ConfigError, InputError, MedsegError, did_you_mean
 from medseg.files import read_json
 from medseg.networks import build_network
 from medseg.postprocessing import require_classes
-from medseg.registry import did_you_mean
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder
 from medseg.runs.recipe import PostprocessChoice
 from medseg.segmenters import read_weights

@@ -21,9 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from medseg.bundle.content import BundleContent
-from medseg.errors import BundleError, ConfigError
+from medseg.errors import BundleError, ConfigError, did_you_mean
 from medseg.networks.blocks import MaxUnpool
-from medseg.registry import did_you_mean
 
 __all__ = ["FORMATS", "ONNX_OPSET", "FormatReport", "require_formats", "write_formats"]
 

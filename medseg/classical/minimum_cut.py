@@ -15,8 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from medseg.errors import ConfigError
-from medseg.registry import did_you_mean
+from medseg.errors import ConfigError, did_you_mean
 
 __all__ = ["CAPACITY", "SOLVERS", "Solver", "binary_energy", "choose_solver", "minimise"]
 

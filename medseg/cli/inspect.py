@@ -141,9 +141,8 @@ def _network(
     what: str, options: dict[str, Any], size: tuple[int, ...] | None, *, trust: bool
 ) -> tuple[nn.Module, tuple[int, ...] | None]:
     """The network on the meta device, and the size that it is meant for if there is one."""
-    from medseg.errors import ConfigError
+    from medseg.errors import ConfigError, did_you_mean
     from medseg.networks import configurations, network_names
-    from medseg.registry import did_you_mean
     from medseg.runs import RunFolder
     from medseg.segmenters.foreign import foreign_network
 

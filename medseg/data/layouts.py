@@ -17,10 +17,9 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from medseg.data.listings import Document, read_listing
 from medseg.data.manifest import data_home, load_manifest
 from medseg.data.splits import Split, make_split
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, InputError, did_you_mean
 from medseg.io import Case, read_header, split_suffix
 from medseg.labels import LabelScheme
-from medseg.registry import did_you_mean
 
 __all__ = ["DATASET_JSON", "Dataset", "case_files", "load_dataset", "read_dataset", "split_dataset"]
 

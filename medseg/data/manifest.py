@@ -10,9 +10,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 import medseg
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, InputError, did_you_mean
 from medseg.files import read_json
-from medseg.registry import did_you_mean
 
 __all__ = ["Checksum", "DatasetEntry", "Manifest", "data_home", "load_manifest", "manifest_path"]
 

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy.typing as npt
 
-from medseg.errors import InputError
+from medseg.errors import InputError, did_you_mean
 from medseg.evaluation.options import ScoringOptions
 from medseg.evaluation.score import Status, status_of
 from medseg.labels import LabelScheme
 from medseg.metrics import lesion_metrics
-from medseg.registry import did_you_mean
 
 __all__ = ["LESION_COUNTS", "LESION_METRICS", "LesionRow", "lesion_classes", "lesion_row"]
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medseg.errors import ConfigError, ResourceError
-from medseg.registry import did_you_mean
+from medseg.errors import ConfigError, ResourceError, did_you_mean
 
 __all__ = ["PRECISIONS", "SHORT_PRECISIONS", "Compute", "choose_compute", "short_name"]
 

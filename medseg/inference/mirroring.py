@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.labels import LabelScheme
-from medseg.registry import did_you_mean
 
 __all__ = ["ACTIVATIONS", "Flip", "Mirrored", "Mirroring", "flips_of", "mean_scores", "partner_permutation"]
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from torch import nn
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.inference.overlap_tile import OverlapTileInferer
 from medseg.inference.slabs import MemoryPlan, SlabInferer
 from medseg.inference.sliding_window import SlidingWindowInferer
 from medseg.inference.streaming import StreamingInferer
-from medseg.registry import did_you_mean
 
 __all__ = ["INFERERS", "MODES", "plan_memory"]
 

@@ -9,13 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 
-from medseg.errors import GeometryError, InputError
+from medseg.errors import GeometryError, InputError, did_you_mean
 from medseg.files import atomic_path
 from medseg.io.contract import VolumeFormat, VolumeHeader
 from medseg.io.sizes import require_memory
 from medseg.io.values import stored_dtype
 from medseg.io.voxels import read_voxels
-from medseg.registry import VOLUME_FORMATS, did_you_mean
+from medseg.registry import VOLUME_FORMATS
 from medseg.volume import Slices, Volume
 
 __all__ = [

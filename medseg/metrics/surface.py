@@ -18,12 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from medseg.components import bounding_box, require_spacing
-from medseg.errors import ConfigError, GeometryError, InputError
+from medseg.errors import ConfigError, GeometryError, InputError, did_you_mean
 from medseg.labels import BACKGROUND, LabelScheme
 from medseg.metrics.surface_boxes import boxes_of_labels, union
 from medseg.metrics.surface_elements import boundary_voxels, cell_codes, element_areas
 from medseg.metrics.surface_nearest import DirectedDistances, distances_between
-from medseg.registry import did_you_mean
 
 __all__ = [
     "DirectedDistances",

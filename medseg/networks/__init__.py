@@ -10,8 +10,8 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from medseg.errors import ConfigError
-from medseg.registry import NETWORKS, did_you_mean
+from medseg.errors import ConfigError, did_you_mean
+from medseg.registry import NETWORKS
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,11 +12,10 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from medseg.components import BoolArray, Box, Connectivity, require_spacing
-from medseg.errors import ConfigError, GeometryError, InputError
+from medseg.errors import ConfigError, GeometryError, InputError, did_you_mean
 from medseg.labels import BACKGROUND, LabelScheme
 from medseg.postprocessing.masks import fill_holes, largest_component, remove_small
 from medseg.postprocessing.objects import separate_objects
-from medseg.registry import did_you_mean
 from medseg.runs.postprocess import InstanceChoice, PostprocessChoice
 
 __all__ = ["PostprocessMemory", "find_instances", "postprocess", "postprocess_memory", "require_classes"]

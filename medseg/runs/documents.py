@@ -12,9 +12,8 @@ from pydantic import BaseModel, ValidationError
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from medseg.errors import ConfigError, explain_os_errors
+from medseg.errors import ConfigError, did_you_mean, explain_os_errors
 from medseg.files import read_json, write_text
-from medseg.registry import did_you_mean
 
 __all__ = ["load_json", "load_yaml", "parse", "read_yaml", "save_json", "save_yaml", "yaml_keys"]
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator
 
+from medseg.errors import did_you_mean
 from medseg.labels import LabelScheme
-from medseg.registry import METHODS, did_you_mean
+from medseg.registry import METHODS
 from medseg.runs.documents import load_yaml, yaml_keys
 from medseg.runs.part import Part
 from medseg.runs.postprocess import PostprocessChoice

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, field_validator, model_validator
 
-from medseg.errors import ConfigError
-from medseg.registry import did_you_mean
+from medseg.errors import ConfigError, did_you_mean
 from medseg.runs.documents import load_yaml
 from medseg.runs.part import Part
 from medseg.runs.refine import RefineChoice

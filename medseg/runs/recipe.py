@@ -17,8 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from medseg.errors import ConfigError
-from medseg.registry import LOSSES, NETWORKS, did_you_mean
+from medseg.errors import ConfigError, did_you_mean
+from medseg.registry import LOSSES, NETWORKS
 from medseg.runs.augmentation import Augmentation
 from medseg.runs.documents import load_yaml, yaml_keys
 from medseg.runs.part import Part

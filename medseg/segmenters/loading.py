@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.inference import choose_compute
-from medseg.registry import did_you_mean
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.ensemble import EnsembleSegmenter
 from medseg.segmenters.members import CHECKPOINTS, Asked, Resources, members_of

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medseg.errors import ConfigError, InputError, MedsegError, ResourceError
+from medseg.errors import ConfigError, InputError, MedsegError, ResourceError, did_you_mean
 from medseg.files import require_writable_folder, write_json
 from medseg.io import Case, read_volume, split_suffix
 from medseg.labels import LabelScheme
 from medseg.progress import Progress, SilentProgress, track
-from medseg.registry import VOLUME_FORMATS, did_you_mean
+from medseg.registry import VOLUME_FORMATS
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters.cases import Segmented, instances_path, segment_to_file
 from medseg.segmenters.protocol import Segmenter

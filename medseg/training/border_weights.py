@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.labels import LabelScheme
-from medseg.registry import did_you_mean
 from medseg.runs import Plan, Recipe
 from medseg.runs.recipe import BorderWeightChoice
 from medseg.transforms import border_weight_map, class_components

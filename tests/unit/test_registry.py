@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from medseg.errors import ConfigError
-from medseg.registry import LOSSES, METHODS, NETWORKS, Entry, Registry, did_you_mean
+from medseg.errors import ConfigError, did_you_mean
+from medseg.registry import LOSSES, METHODS, NETWORKS, Entry, Registry
 
 
 @pytest.fixture

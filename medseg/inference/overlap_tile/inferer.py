@@ -12,14 +12,13 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, InputError, did_you_mean
 from medseg.inference.overlap_tile.fitting import TileFit, fit_tiles
 from medseg.inference.overlap_tile.planning import Job, choose_plan, layout_of, wanted_slices
 from medseg.inference.overlap_tile.tiles import PADDING_MODES, Layout, Span, Tile, cut_out
 from medseg.inference.restore import best_class
 from medseg.inference.slabs import MemoryPlan, Read
 from medseg.network_graph.capture import evaluating
-from medseg.registry import did_you_mean
 
 __all__ = ["OverlapTileInferer"]
 

@@ -14,7 +14,7 @@ from monai.data.utils import compute_importance_map
 from monai.utils import optional_import
 from torch import Tensor, nn
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.inference.restore import best_class
 from medseg.inference.slabs import MemoryPlan, Read
 from medseg.inference.sliding_window.blend import Blend, FinishedSlab
@@ -23,7 +23,6 @@ from medseg.inference.sliding_window.memory import Pass, plan_pass
 from medseg.inference.sliding_window.outputs import pack
 from medseg.inference.sliding_window.show import Show
 from medseg.inference.sliding_window.windows import SlicesAtHand, pad, window_of
-from medseg.registry import did_you_mean
 
 __all__ = ["SlidingWindowInferer"]
 

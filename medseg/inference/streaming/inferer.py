@@ -11,14 +11,13 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor, nn
 
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, InputError, did_you_mean
 from medseg.inference.compute import SHORT_PRECISIONS
 from medseg.inference.restore import best_class
 from medseg.inference.slabs import Box, MemoryPlan, Read
 from medseg.inference.streaming.captured import device_of, local_graph, simplified
 from medseg.inference.streaming.engine import Stream
 from medseg.inference.streaming.planning import Request, choose_plan, schedule_of
-from medseg.registry import did_you_mean
 
 __all__ = ["BACKENDS", "StreamingInferer"]
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medseg.errors import ConfigError, InputError
+from medseg.errors import ConfigError, InputError, did_you_mean
 from medseg.processes import process_count, sum_over_processes
-from medseg.registry import did_you_mean
 
 __all__ = [
     "REDUCTIONS",

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.losses.functional.common import check_indices, full_precision
 from medseg.processes import sum_over_processes
-from medseg.registry import did_you_mean
 
 __all__ = [
     "CLASS_WEIGHTINGS",

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from os import PathLike
 
-from medseg.errors import ConfigError
+from medseg.errors import ConfigError, did_you_mean
 from medseg.io.dicom.segmentations.identity import AlgorithmIdentification
 from medseg.io.dicom.segmentations.source import Source, SourceImages
 from medseg.io.dicom.segmentations.write_contours import write_contours
 from medseg.io.dicom.segmentations.write_seg import write_segmentation
 from medseg.labels import LabelScheme
-from medseg.registry import did_you_mean
 from medseg.volume import Volume
 
 __all__ = ["FORMS", "write_object"]
