@@ -197,14 +197,12 @@ def _limits(content: BundleContent) -> str:
         )
     if content.plan.labels.ignore is not None:
         limits.append(
-            f"Label {content.plan.labels.ignore} stands for voxels that nobody has labelled. medseg leaves "
-            "them out; evaluate.yaml and train.yaml take them for background."
+            f"Label {content.plan.labels.ignore} stands for voxels that nobody has labelled. medseg "
+            "and train.yaml leave them out; evaluate.yaml and the validation of train.yaml take them for "
+            "background."
         )
-    if content.recipe.loss.name not in ("dice", "dice_ce"):
-        limits.append(
-            f"The loss of the training, {content.recipe.loss.name}, is not in MONAI as it was used; "
-            "train.yaml takes Dice and cross-entropy."
-        )
+    if content.recipe.loss.border_weights is not None:
+        limits.append("In the training, voxels near borders counted more; in train.yaml all count alike.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 

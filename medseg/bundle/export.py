@@ -200,7 +200,7 @@ def _write(
         write_text(f"# {_HEADERS[name]}\n{text}", configs / f"{name}.yaml")
     write_text(_LOGGING, configs / "logging.conf")
     write_text(license_text, folder / "LICENSE")
-    write_scripts(content.plan, folder / "scripts")
+    write_scripts(content, folder / "scripts")
     (folder / "models").mkdir()
     for path, weights in zip(content.weight_files, content.weights(), strict=True):
         torch.save({name: tensor.contiguous() for name, tensor in weights.items()}, folder / path)

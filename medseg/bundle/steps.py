@@ -89,12 +89,12 @@ def after_network(content: BundleContent, scores: list[str]) -> list[Step]:
     return steps
 
 
-def labels_to_indices(content: BundleContent, *keys: str) -> list[Step]:
-    """Label values to class indices; what nobody has labelled becomes background."""
+def labels_to_indices(content: BundleContent, *keys: str, ignored: int = 0) -> list[Step]:
+    """Label values to class indices; what nobody has labelled becomes ``ignored``, by default background."""
     labels = content.plan.labels
     values, indices = [*labels.values], [*range(content.classes)]
     if labels.ignore is not None:
-        values, indices = [*values, labels.ignore], [*indices, 0]
+        values, indices = [*values, labels.ignore], [*indices, ignored]
     return [] if values == indices else [_mapped(key, values, indices) for key in keys]
 
 

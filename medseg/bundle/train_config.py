@@ -6,29 +6,15 @@ from typing import Any
 
 from medseg.bundle.content import BundleContent
 from medseg.bundle.inference_config import sliding_window
-from medseg.bundle.scripts import network_definition
+from medseg.bundle.scripts import carries_loss, loss_definition, network_definition
 from medseg.bundle.steps import Step, before_network, labels_to_indices, load_files
 
-__all__ = ["loss_definition", "training_config"]
+__all__ = ["training_config"]
 
 Config = dict[str, Any]
 
 _FINE_TUNING = 0.1
 """Part of the recipe's learning rate, for weights that have learnt already."""
-
-_LOSSES = {
-    "dice": ("DiceLoss", {"softmax": True, "to_onehot_y": True}),
-    "dice_ce": ("DiceCELoss", {"softmax": True, "to_onehot_y": True}),
-}
-_LOSS_OPTIONS = ("include_background", "batch", "smooth_nr", "smooth_dr", "squared_pred")
-
-
-def loss_definition(content: BundleContent) -> Step:
-    """MONAI's loss with the recipe's options; Dice and cross-entropy where MONAI has not the recipe's."""
-    choice = content.recipe.loss
-    name, fixed = _LOSSES.get(choice.name, _LOSSES["dice_ce"])
-    given = choice.options if choice.name in _LOSSES else {}
-    return {"_target_": name, **fixed, **{key: given[key] for key in _LOSS_OPTIONS if key in given}}
 
 
 def training_config(content: BundleContent) -> Config:
@@ -37,7 +23,7 @@ def training_config(content: BundleContent) -> Config:
     Every fifth case of the data set validates. The best weights go to ``models/finetuned.pt``; those that the
     bundle came with stay.
     """
-    preprocessing = _preprocessing(content)
+    ignored = content.plan.labels.ignore_index if carries_loss(content) else None
     return {
         "imports": ["$import os", "$import torch", "$import monai"],
         "bundle_root": ".",
@@ -68,8 +54,8 @@ def training_config(content: BundleContent) -> Config:
             "total_iters": "@epochs",
             "power": 0.9,
         },
-        "train": _train(content, preprocessing),
-        "validate": _validate(content, preprocessing),
+        "train": _train(content, _preprocessing(content, ignored)),
+        "validate": _validate(content, _preprocessing(content)),
         "initialize": ["$monai.utils.set_determinism(seed=0)"],
         "run": ["$@train#trainer.run()"],
     }
@@ -186,29 +172,35 @@ def _compose(steps: list[Step]) -> Step:
     return {"_target_": "Compose", "transforms": steps}
 
 
-def _preprocessing(content: BundleContent) -> list[Step]:
-    """Image and label map on the network's grid, the label map as class indices."""
+def _preprocessing(content: BundleContent, ignored: int | None = None) -> list[Step]:
+    """Image and label map on the network's grid, the label map as class indices.
+
+    Args:
+        content: The run.
+        ignored: Index of voxels that nobody has labelled; the background's if left out.
+    """
     return [
         *load_files("image", "label"),
         *before_network(content, label="label"),
-        *labels_to_indices(content, "label"),
+        *labels_to_indices(content, "label", ignored=ignored or 0),
     ]
 
 
 def _patches(content: BundleContent) -> list[Step]:
-    """As many patches of a case as the plan has in a batch, half of them, or as chosen, about a structure."""
+    """As many patches of a case as the plan has in a batch, a part of them about one of the structures."""
     keys = ["image", "label"]
     size = [*content.plan.patch_size]
-    about = content.recipe.training.foreground_fraction
+    about, structures = content.recipe.training.foreground_fraction, content.classes - 1
     return [
         {"_target_": "SpatialPadd", "keys": keys, "spatial_size": size},
         {
-            "_target_": "RandCropByPosNegLabeld",
+            "_target_": "RandCropByLabelClassesd",
             "keys": keys,
             "label_key": "label",
             "spatial_size": size,
-            "pos": about,
-            "neg": 1.0 - about,
+            "num_classes": content.classes,
+            "ratios": [1.0 - about, *[about / structures] * structures],
+            "warn": False,  # of structures that a case does not have
             "num_samples": content.plan.batch_size,
         },
     ]

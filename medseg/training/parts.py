@@ -20,18 +20,27 @@ from medseg.training.border_weights import border_weights_of
 from medseg.training.pretraining import build_autoencoder
 from medseg.transforms import mirror_axes
 
-__all__ = ["build_loss", "require_fitting_parts"]
+__all__ = ["build_loss", "loss_options", "require_fitting_parts"]
 
 
 def build_loss(recipe: Recipe, plan: Plan) -> nn.Module:
     """The recipe's loss, of class scores that exclude each other and class indices.
 
+    Raises:
+        ConfigError: It has no such option, a value does not suit it, or it cannot leave voxels out and the
+            data set has unlabelled ones.
+    """
+    return DeepSupervisionLoss(LOSSES.build(recipe.loss.name, **loss_options(recipe, plan)))
+
+
+def loss_options(recipe: Recipe, plan: Plan) -> dict[str, Any]:
+    """What the constructor of the recipe's loss is given.
+
     Where it measures distances, it does so in the plan's millimetres, unless the recipe gives others. Voxels
     that nobody has labelled do not count.
 
     Raises:
-        ConfigError: It has no such option, a value does not suit it, or it cannot leave voxels out and the
-            data set has unlabelled ones.
+        ConfigError: It cannot leave voxels out, and the data set has unlabelled ones.
     """
     options: dict[str, Any] = {"softmax": True, "to_onehot_y": True}
     if plan.preprocessing.spacing_mm is not None and "spacing_mm" in LOSSES.options(recipe.loss.name):
@@ -40,7 +49,7 @@ def build_loss(recipe: Recipe, plan: Plan) -> nn.Module:
     if plan.labels.ignore_index is not None:
         _require_ignoring(recipe, plan.labels)
         options["ignore_index"] = plan.labels.ignore_index
-    return DeepSupervisionLoss(LOSSES.build(recipe.loss.name, **options))
+    return options
 
 
 def require_fitting_parts(plan: Plan, recipe: Recipe) -> None:

@@ -89,8 +89,10 @@ def test_nothing_tells_of_this_machine(exported: Exported) -> None:
         assert not [place for place in mine if place in content], name
 
 
-def test_scripts_need_nothing_of_medseg(exported: Exported) -> None:
-    for path in (exported.bundle / "scripts").rglob("*.py"):
+@pytest.mark.parametrize("kind", ["exported", "ensemble"])
+def test_scripts_need_nothing_of_medseg(kind: str, request: pytest.FixtureRequest) -> None:
+    made: Exported = request.getfixturevalue(kind)
+    for path in (made.bundle / "scripts").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):

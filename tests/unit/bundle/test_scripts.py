@@ -6,6 +6,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,14 @@ from monai.bundle import ConfigParser
 
 from medseg.bundle.content import read_content
 from medseg.bundle.metadata import Statement, metadata
-from medseg.bundle.scripts import network_definition, write_scripts
+from medseg.bundle.scripts import carries_loss, loss_definition, network_definition, write_scripts
 from medseg.bundle.steps import after_network, before_network
-from medseg.bundle.train_config import loss_definition, training_config
+from medseg.bundle.train_config import training_config
 from medseg.errors import InputError
 from medseg.networks import build_network
-from medseg.registry import NETWORKS
+from medseg.registry import LOSSES, NETWORKS
 from medseg.runs import Normalization, Recipe, RunFolder
+from medseg.training.parts import build_loss
 
 
 @pytest.fixture
@@ -40,8 +42,14 @@ def carried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     forget()
 
 
-def plan_of(name: str, **options: Any) -> Any:
-    return SimpleNamespace(network=SimpleNamespace(name=name, options=options))
+def content_of(name: str, **options: Any) -> Any:
+    """A bundle's content as far as its scripts depend on it."""
+    plan = SimpleNamespace(
+        network=SimpleNamespace(name=name, options=options),
+        preprocessing=SimpleNamespace(spacing_mm=None),
+        labels=SimpleNamespace(ignore_index=None),
+    )
+    return SimpleNamespace(plan=plan, recipe=Recipe())
 
 
 @pytest.mark.parametrize("behind", [{}, {"context": "basic"}, {"crf": {"iterations": 2}}])
@@ -50,10 +58,11 @@ def test_the_carried_network_is_medsegs(name: str, behind: dict[str, Any], carri
     named = inspect.signature(NETWORKS.resolve(name)).parameters
     narrow: dict[str, Any] = {"features": (2, 4)} if "features" in named else {"base_features": 2}
     options = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, **narrow, **behind}
-    plan = plan_of(name, **options)
-    write_scripts(plan, carried / "scripts")
+    content = content_of(name, **options)
+    write_scripts(content, carried / "scripts")
 
-    network = ConfigParser({"network": network_definition(plan)}).get_parsed_content("network").eval()
+    definition = network_definition(content.plan)
+    network = ConfigParser({"network": definition}).get_parsed_content("network").eval()
 
     assert type(network).__module__.startswith("scripts.networks.")
     own = build_network(name, **options).eval()
@@ -130,7 +139,7 @@ def test_patches_are_flipped_where_no_label_changes_sides(
     assert [step["spatial_axis"] for step in steps if step["_target_"] == "RandFlipd"] == axes
 
 
-def test_losses_that_monai_lacks_become_dice_and_cross_entropy(make_run: MakeRun) -> None:
+def test_a_loss_that_monai_has_is_monais(make_run: MakeRun) -> None:
     run = RunFolder(make_run())
     run.save_recipe(Recipe(loss={"name": "dice", "options": {"batch": True, "squared_pred": True}}))
     assert loss_definition(read_content(run.path, "x")) == {
@@ -140,8 +149,45 @@ def test_losses_that_monai_lacks_become_dice_and_cross_entropy(make_run: MakeRun
         "batch": True,
         "squared_pred": True,
     }
-    run.save_recipe(Recipe(loss={"name": "top_k", "options": {"k": 0.2}}))
-    assert loss_definition(read_content(run.path, "x"))["_target_"] == "DiceCELoss"
+    run.save_recipe(Recipe(loss={"name": "dice", "options": {"weight": [1.0, 2.0]}}))
+    assert loss_definition(read_content(run.path, "x"))["_target_"] == "scripts.losses.modules.DiceLoss"
+
+
+@pytest.mark.parametrize("ignore", [None, 255])
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_the_loss_of_a_bundle_is_medsegs(
+    name: str, ignore: int | None, make_run: MakeRun, carried: Path
+) -> None:
+    run = RunFolder(make_run())
+    run.save_recipe(Recipe(loss={"name": name}))
+    plan = run.plan()
+    run.save_plan(plan.model_copy(update={"labels": replace(plan.labels, ignore=ignore)}))
+    content = read_content(run.path, "x")
+    write_scripts(content, carried / "scripts")
+    classes, generator = content.classes, torch.Generator().manual_seed(0)
+    scores = torch.randn(2, classes, 8, 7, 6, generator=generator)
+    target = torch.randint(0, classes + (ignore is not None), (2, 1, 8, 7, 6), generator=generator)
+
+    loss = ConfigParser({"loss": loss_definition(content)}).get_parsed_content("loss")
+
+    assert type(loss).__module__.startswith("scripts.losses." if carries_loss(content) else "monai.")
+    expected = build_loss(content.recipe, content.plan)(scores, target)
+    torch.testing.assert_close(loss(scores, target.float()).mean(), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_unlabelled_voxels_are_left_out_of_the_training_alone(make_run: MakeRun) -> None:
+    run = RunFolder(make_run(labels={1: "liver"}))
+    plan = run.plan()
+    run.save_plan(plan.model_copy(update={"labels": replace(plan.labels, ignore=9)}))
+    config = training_config(read_content(run.path, "x"))
+
+    def mapped(part: str) -> list[Any]:
+        steps = config[part]["preprocessing"]["transforms"]
+        return [step["target_labels"] for step in steps if step["_target_"] == "MapLabelValued"]
+
+    assert mapped("train") == [[0, 1, 2]]
+    assert mapped("validate") == [[0, 1, 0]]
+    assert config["loss"]["ignore_index"] == 2
 
 
 def test_methods_that_are_not_networks_are_refused(tmp_path: Path) -> None:
