@@ -1,8 +1,9 @@
 """MONAI bundles of runs: all that MONAI needs to run them without medseg, and the proof that it does."""
 
+from medseg.bundle.content import channels_of
 from medseg.bundle.export import Exported, ExportOptions, export_bundle
 from medseg.bundle.formats import FORMATS, FormatReport
-from medseg.bundle.metadata import Statement
+from medseg.bundle.metadata import Statement, statement_of
 from medseg.bundle.verification import CaseAgreement
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "Exported",
     "FormatReport",
     "Statement",
+    "channels_of",
     "export_bundle",
+    "statement_of",
 ]

@@ -84,13 +84,14 @@ def _normalization(content: BundleContent) -> str:
 
 def _training(content: BundleContent) -> str:
     recipe = content.recipe
-    steps = ", ".join(str(found["steps"]) for found in content.finished if "steps" in found)
+    steps = ", ".join(map(str, content.steps))
+    seed = "not stated" if content.seed is None else str(content.seed)
     return (
         "## Training\n\n"
         f"Loss {recipe.loss.name}, {recipe.optimizer.name} at {recipe.optimizer.learning_rate:g}, patches of "
         f"{_by(content.plan.patch_size)} voxels, {content.plan.batch_size} a step"
         + (f", {steps} steps" if steps else "")
-        + f"; seed {content.manifest.get('seed', 'not stated')}; weights of the {content.checkpoint} step. "
+        + f"; seed {seed}; weights of the {content.checkpoint} step. "
         "The whole recipe and plan stand in configs/medseg.json."
     )
 

@@ -1,13 +1,13 @@
-"""What of a run goes into its bundle: read, checked and freed of paths of this machine before work starts."""
+"""What goes into a bundle, of a run or an earlier bundle: read, checked and freed of this machine's paths."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +17,14 @@ from medseg.files import read_json
 from medseg.networks import build_network
 from medseg.postprocessing import require_classes
 from medseg.runs import FoldFolder, Plan, Recipe, RunFolder
+from medseg.runs.bundle import BundleFolder, is_bundle
+from medseg.runs.nnunet import NnunetFolder
 from medseg.runs.recipe import PostprocessChoice
 from medseg.segmenters import read_weights
+from medseg.segmenters.bundles.metadata import require_true_metadata
+from medseg.segmenters.bundles.opening import open_bundle
 
-__all__ = ["BundleContent", "read_content"]
+__all__ = ["BundleContent", "channels_of", "read_content"]
 
 _CHECKPOINTS = ("last", "best")
 _CARRIED = (
@@ -29,6 +33,8 @@ _CARRIED = (
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class BundleContent:
@@ -36,25 +42,31 @@ class BundleContent:
 
     Attributes:
         name: Of the bundle, a folder's name.
-        run: Where the training left it.
+        source: The run, or the bundle that another is made of.
+        earlier: That bundle; ``None`` of a run.
         folds: Those that take part, one or several.
+        stored: Where the weights of each lie.
         checkpoint: ``"last"`` or ``"best"``.
         recipe: As chosen, without the paths of what the training started from.
         plan: As decided.
         postprocess: What is done to label maps; none of it is left to be chosen.
-        finished: What the training wrote when each fold ended; empty where it did not.
-        manifest: Seed, budget and versions of the training.
+        finished: What the training wrote when each fold ended; empty where it did not, and of a bundle.
+        steps: Of each fold's training, where it ended.
+        seed: Of the training, where it is known.
     """
 
     name: str
-    run: RunFolder
-    folds: tuple[FoldFolder, ...]
+    source: Path
+    earlier: BundleFolder | None
+    folds: tuple[int, ...]
+    stored: tuple[Path, ...]
     checkpoint: str
     recipe: Recipe
     plan: Plan
     postprocess: PostprocessChoice
     finished: tuple[dict[str, Any], ...]
-    manifest: dict[str, Any]
+    steps: tuple[int, ...]
+    seed: int | None
 
     @property
     def classes(self) -> int:
@@ -69,7 +81,7 @@ class BundleContent:
     @property
     def weight_files(self) -> tuple[str, ...]:
         """Where each fold's weights lie in the bundle, the first one's where MONAI looks for them."""
-        others = (f"models/fold_{fold.index}.pt" for fold in self.folds[1:])
+        others = (f"models/fold_{fold}.pt" for fold in self.folds[1:])
         return ("models/model.pt", *others)
 
     @property
@@ -83,7 +95,7 @@ class BundleContent:
         Raises:
             BundleError: They are damaged.
         """
-        return tuple(read_weights(fold.weights(self.checkpoint)) for fold in self.folds)
+        return tuple(read_weights(path) for path in self.stored)
 
     def network(self, fold: int = 0) -> nn.Module:
         """The network with the weights of the ``fold``-th of the folds, in evaluation mode, on the CPU.
@@ -92,7 +104,7 @@ class BundleContent:
             BundleError: The weights do not fit.
         """
         network = build_network(self.plan.network.name, **self.plan.network.options)
-        path = self.folds[fold].weights(self.checkpoint)
+        path = self.stored[fold]
         try:
             network.load_state_dict(read_weights(path))
         except RuntimeError as error:
@@ -107,18 +119,18 @@ def read_content(
     folds: Sequence[int] | None = None,
     checkpoint: str = "last",
 ) -> BundleContent:
-    """Read a run, and refuse what no bundle can be made of.
+    """Read a run, or a bundle that was made of one, and refuse what no bundle can be made of.
 
     Args:
-        path: The run's folder.
-        name: Of the bundle.
+        path: The folder of a run or bundle, or a bundle's ``.zip``.
+        name: Of the bundle to be made.
         folds: Which folds; all that are trained if left out.
-        checkpoint: Weights of the ``"last"`` step, or the ``"best"`` validated.
+        checkpoint: Weights of the ``"last"`` step, or the ``"best"`` validated; a bundle holds one of them.
 
     Raises:
-        InputError: There is no run in this folder, or it is a pretraining's.
+        InputError: There is no run, it is a pretraining's, or the bundle was not made of a run.
         ConfigError: A name or choice does not fit, or the network cannot be run in sliding windows.
-        BundleError: The run is damaged, or has no weights yet.
+        BundleError: The run or bundle is damaged, or has no weights yet.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(
@@ -130,32 +142,95 @@ def read_content(
             where="--checkpoint",
             fix=did_you_mean(checkpoint, _CHECKPOINTS),
         )
+    if is_bundle(path):
+        content = _of_bundle(_made_here(path), name, folds, checkpoint)
+    else:
+        content = _of_run(_trained(path), name, folds, checkpoint)
+    require_classes(content.postprocess, content.plan.labels)
+    _require_carried(content.postprocess)
+    content.weights()  # that they can be read, before anything is written
+    _require_windows(content)
+    return content
+
+
+def channels_of(path: str | os.PathLike[str]) -> int:
+    """Number of channels of the images of a run, or of a bundle that was made of one; errors as there."""
+    plan = _made_here(path).plan() if is_bundle(path) else _trained(path).plan()
+    return plan.preprocessing.channels
+
+
+def _trained(path: str | os.PathLike[str]) -> RunFolder:
+    if NnunetFolder.is_one(path):
+        raise InputError(
+            "is a model of nnU-Net's, whose preprocessing is not MONAI's", where=path, fix="export a run"
+        )
     run = RunFolder.open(path)
     if run.is_method:
         raise InputError(
             "was not learnt by a network, which a bundle is made of", where=path, fix="use it through medseg"
         )
     run.require_segmentation()
-    recipe, plan = run.recipe(), run.plan()
-    postprocess = run.chosen(recipe.postprocess)
-    require_classes(postprocess, plan.labels)
-    _require_carried(postprocess)
-    chosen = _chosen(run, folds)
-    content = BundleContent(
+    return run
+
+
+def _made_here(path: str | os.PathLike[str]) -> BundleFolder:
+    bundle = open_bundle(path)
+    if not bundle.is_run:
+        raise InputError(
+            "was not exported by medseg: it is a bundle already, and does what its own configs say",
+            where=path,
+            fix="for other formats use MONAI's own: python -m monai.bundle ckpt_export, or onnx_export",
+        )
+    return bundle
+
+
+def _of_run(run: RunFolder, name: str, folds: Sequence[int] | None, checkpoint: str) -> BundleContent:
+    recipe = run.recipe()
+    chosen: dict[int, FoldFolder] = _chosen(
+        {fold.index: fold for fold in run.trained_folds()}, folds, run.path
+    )
+    finished = tuple(_read(fold.finished_mark) for fold in chosen.values())
+    seed = _read(run.manifest_path).get("seed")
+    return BundleContent(
         name=name,
-        run=run,
-        folds=chosen,
+        source=run.path,
+        earlier=None,
+        folds=tuple(chosen),
+        stored=tuple(fold.weights(checkpoint) for fold in chosen.values()),
         checkpoint=checkpoint,
         recipe=recipe.model_copy(update={"init_from": None, "init_encoder": None}),
-        plan=plan,
-        postprocess=postprocess,
-        finished=tuple(_read(fold.finished_mark) for fold in chosen),
-        manifest=_read(run.manifest_path),
+        plan=run.plan(),
+        postprocess=run.chosen(recipe.postprocess),
+        finished=finished,
+        steps=tuple(found["steps"] for found in finished if isinstance(found.get("steps"), int)),
+        seed=seed if isinstance(seed, int) else None,
     )
-    for fold in chosen:
-        read_weights(fold.weights(checkpoint))  # that they can be read, before anything is written
-    _require_windows(content)
-    return content
+
+
+def _of_bundle(
+    bundle: BundleFolder, name: str, folds: Sequence[int] | None, checkpoint: str
+) -> BundleContent:
+    if checkpoint != _CHECKPOINTS[0]:
+        raise ConfigError(
+            "a bundle holds one checkpoint of each fold", where="--checkpoint", fix="leave it out"
+        )
+    run = bundle.run()
+    require_true_metadata(bundle, run.plan)
+    chosen = _chosen(bundle.fold_weights(), folds, bundle.name)
+    return BundleContent(
+        name=name,
+        source=bundle.path,
+        earlier=bundle,
+        folds=tuple(chosen),
+        stored=tuple(chosen.values()),
+        checkpoint=run.checkpoint,
+        recipe=run.recipe,
+        plan=run.plan,
+        postprocess=bundle.chosen(None),
+        finished=(),
+        steps=run.steps if folds is None else (),
+        seed=run.seed,
+    )
 
 
 def _require_carried(choice: PostprocessChoice) -> None:
@@ -170,18 +245,14 @@ def _require_carried(choice: PostprocessChoice) -> None:
             )
 
 
-def _chosen(run: RunFolder, wanted: Sequence[int] | None) -> tuple[FoldFolder, ...]:
-    trained = run.trained_folds()
+def _chosen(trained: Mapping[int, Item], wanted: Sequence[int] | None, where: str | Path) -> dict[int, Item]:
     if wanted is None:
-        return trained
-    there = {fold.index: fold for fold in trained}
+        return dict(trained)
     for index in wanted:
-        if index not in there:
-            known = ", ".join(map(str, there))
-            raise ConfigError(
-                f"fold {index} is not trained", where=run.path, fix=f"choose of {known}, or all"
-            )
-    return tuple(there[index] for index in sorted(set(wanted)))
+        if index not in trained:
+            known = ", ".join(map(str, trained))
+            raise ConfigError(f"fold {index} is not trained", where=where, fix=f"choose of {known}, or all")
+    return {index: trained[index] for index in sorted(set(wanted))}
 
 
 def _read(path: Path) -> dict[str, Any]:

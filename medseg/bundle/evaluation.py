@@ -10,8 +10,9 @@ from typing import Any
 from medseg.bundle.content import BundleContent
 from medseg.errors import InputError
 from medseg.files import read_json
+from medseg.runs.bundle import BundleFolder
 
-__all__ = ["ClassScore", "Scores", "read_scores", "scores_of_training"]
+__all__ = ["ClassScore", "Scores", "known_scores", "read_scores"]
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,41 @@ class Scores:
         return found
 
 
-def scores_of_training(content: BundleContent) -> Scores:
-    """What the folds found in their last validation: means, on the network's grid, without intervals."""
+def known_scores(content: BundleContent) -> Scores:
+    """What is known without another evaluation.
+
+    Of a run what the folds found in their last validation: means, on the network's grid, without intervals.
+    Of a bundle what its metadata say.
+    """
+    return _of_training(content) if content.earlier is None else _of_metadata(content, content.earlier)
+
+
+def _of_metadata(content: BundleContent, bundle: BundleFolder) -> Scores:
+    found = (bundle.metadata() or {}).get("eval_metrics")
+    metrics = found if isinstance(found, dict) else {}
+
+    def number(key: str) -> float | None:
+        value = metrics.get(key)
+        return float(value) if isinstance(value, int | float) else None
+
+    def interval(key: str) -> tuple[float, float] | None:
+        match metrics.get(key):
+            case [int() | float() as low, int() | float() as high]:
+                return float(low), float(high)
+        return None
+
+    names, cases, where = content.plan.labels.names[1:], metrics.get("cases"), metrics.get("what")
+    return Scores(
+        classes=tuple(
+            ClassScore(name, number(f"dice_{name}"), interval(f"dice_{name}_interval")) for name in names
+        ),
+        mean=number("mean_dice"),
+        cases=cases if isinstance(cases, int) else None,
+        where=where if isinstance(where, str) else "not stated",
+    )
+
+
+def _of_training(content: BundleContent) -> Scores:
     finished = [found for found in content.finished if isinstance(found.get("dice"), dict)]
     names = content.plan.labels.names[1:]
     classes = tuple(

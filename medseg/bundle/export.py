@@ -1,4 +1,4 @@
-"""From a run to a bundle: written beside its place, run without medseg, and only then given its name."""
+"""From a run or bundle to a bundle: written beside its place, run without medseg, only then given its name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from medseg.bundle.archive import write_archive, write_checksums
 from medseg.bundle.card import model_card
 from medseg.bundle.clean_process import CleanPython
 from medseg.bundle.content import BundleContent, read_content
-from medseg.bundle.evaluation import Scores, read_scores, scores_of_training
+from medseg.bundle.evaluation import Scores, known_scores, read_scores
 from medseg.bundle.formats import FormatReport, require_formats, write_formats
 from medseg.bundle.inference_config import evaluation_config, inference_config
-from medseg.bundle.metadata import Statement, medseg_document, metadata
+from medseg.bundle.metadata import Statement, medseg_document, metadata, statement_of
 from medseg.bundle.scripts import write_scripts
 from medseg.bundle.train_config import training_config
 from medseg.bundle.verification import MARGIN, TOLERANCE, CaseAgreement, as_json, verify_bundle
@@ -75,11 +75,12 @@ class ExportOptions:
         checkpoint: Weights of the ``"last"`` step, or the ``"best"`` validated.
         formats: Of ``medseg.bundle.FORMATS``, beside the weights.
         archive: Whether to write it as one file too.
-        cases: Images that the bundle is proven on; the first validation case if left out.
+        cases: Images that the bundle is proven on; a run's first validation case if left out.
         python: The interpreter that runs it; this one's, without medseg, if left out.
-        scores: What ``medseg evaluate`` wrote; the last validation of the training if left out.
-        statement: What a person says about it.
-        license_file: Text of the licence; medseg's own if left out.
+        scores: What ``medseg evaluate`` wrote; if left out, the last validation of the training, or what an
+            earlier bundle says.
+        statement: What a person says about it; what an earlier bundle says if left out.
+        license_file: Text of the licence; that of an earlier bundle, or medseg's own if left out.
     """
 
     folds: tuple[int, ...] | None = None
@@ -89,7 +90,7 @@ class ExportOptions:
     cases: tuple[Case, ...] = ()
     python: str | None = None
     scores: Path | None = None
-    statement: Statement = field(default_factory=Statement)
+    statement: Statement | None = None
     license_file: Path | None = None
 
 
@@ -115,15 +116,15 @@ class Exported:
 
 
 def export_bundle(
-    run: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     options: ExportOptions | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Make a MONAI bundle of a run, and prove it.
+    """Make a MONAI bundle of a run, or of a bundle that was made of one, and prove it.
 
     Args:
-        run: The run's folder.
+        model: The folder of a run or bundle, or a bundle's ``.zip``.
         out: The bundle's folder, which must not exist yet; its name is the bundle's.
         options: How.
         progress: Shows how far it has come.
@@ -132,8 +133,8 @@ def export_bundle(
         What was written. Of an export that fails, nothing is left.
 
     Raises:
-        InputError: There is no run, no case to prove the bundle on or one that cannot be read, or something
-            at ``out``.
+        InputError: There is no run, or a bundle of others; no case to prove the bundle on, or one that cannot
+            be read; or something at ``out``.
         GeometryError: A case's geometry is invalid.
         ConfigError: A choice does not fit, or the interpreter lacks what MONAI needs.
         BundleError: The run is damaged; or the bundle does not run without medseg, or gives something else.
@@ -145,9 +146,10 @@ def export_bundle(
         if path.exists():
             raise InputError("is there already", where=path, fix="remove it, or choose another --out")
     require_formats(chosen.formats)
-    content = read_content(run, target.name, folds=chosen.folds, checkpoint=chosen.checkpoint)
-    scores = scores_of_training(content) if chosen.scores is None else read_scores(chosen.scores, content)
-    license_text = _license(chosen.license_file)
+    content = read_content(model, target.name, folds=chosen.folds, checkpoint=chosen.checkpoint)
+    scores = known_scores(content) if chosen.scores is None else read_scores(chosen.scores, content)
+    statement = chosen.statement or statement_of(model, {})
+    license_text = _license(content, chosen.license_file)
     cases = chosen.cases or _first_validation_case(content)
     _require_readable(cases, content)
     require_writable_folder(target.parent)
@@ -161,14 +163,14 @@ def export_bundle(
         staged = target.with_name(f".{secrets.token_hex(6)}.part.{target.name}")
         try:
             with explain_os_errors(target):
-                _write(content, staged, chosen.statement, scores, license_text)
+                _write(content, staged, statement, scores, license_text)
                 with shown.task("Formats", len(chosen.formats) * len(content.folds)) as advance:
                     formats = write_formats(content, chosen.formats, staged, advance)
                 with shown.task("Verification", 1) as advance:
                     agreements = verify_bundle(staged, content, cases, python, scratch)
                     advance(1)
                 write_json(_verification(python, agreements, formats), staged / "docs" / "verification.json")
-                card = model_card(content, chosen.statement, scores, agreements, formats)
+                card = model_card(content, statement, scores, agreements, formats)
                 write_text(card, staged / "docs" / "README.md")
                 write_checksums(staged)
                 if archive is not None:
@@ -230,17 +232,17 @@ def _verification(
 
 
 def _first_validation_case(content: BundleContent) -> tuple[Case, ...]:
-    index = content.folds[0].index
+    index = content.folds[0]
     try:
-        cases = validation_cases(content.run.path, [index])[index]
+        cases = validation_cases(content.source, [index])[index]
     except MedsegError as error:
         raise InputError(
             f"no case to prove the bundle on: {error.what}",
-            where=content.run.path,
+            where=content.source,
             fix="give one by --input, an image of the kind that the run was trained on",
         ) from error
     if not cases:
-        raise InputError("has no validation case", where=content.run.path, fix="give an image by --input")
+        raise InputError("has no validation case", where=content.source, fix="give an image by --input")
     return (cases[0],)
 
 
@@ -251,7 +253,9 @@ def _require_readable(cases: Sequence[Case], content: BundleContent) -> None:
             whole_volume(image)
 
 
-def _license(path: Path | None) -> str:
+def _license(content: BundleContent, path: Path | None) -> str:
+    if path is None and content.earlier is not None and (content.earlier.path / "LICENSE").is_file():
+        path = content.earlier.path / "LICENSE"
     if path is not None:
         with explain_os_errors(path):
             return path.read_text(encoding="utf-8")

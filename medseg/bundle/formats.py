@@ -131,7 +131,7 @@ def write_formats(
         comparison = _Comparison.of(content.network(index), content.channels, content.plan.patch_size)
         writer = _Writer(comparison, folder / Path(weights).with_suffix(""))
         for name in (known for known in FORMATS if known in formats):
-            report = _written(writer, name, fold.index)
+            report = _written(writer, name, fold)
             if not report.agrees:
                 raise BundleError(
                     f"logits differ by {report.difference:.2g}, on another size by "

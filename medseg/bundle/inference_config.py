@@ -149,13 +149,13 @@ def _inferers(content: BundleContent) -> Config:
 
 
 def _network_ids(content: BundleContent) -> list[str]:
-    return ["network", *(f"network_{fold.index}" for fold in content.folds[1:])]
+    return ["network", *(f"network_{fold}" for fold in content.folds[1:])]
 
 
 def _score_keys(content: BundleContent) -> list[str]:
     if len(content.folds) == 1:
         return ["pred"]
-    return [f"scores_{fold.index}" for fold in content.folds]
+    return [f"scores_{fold}" for fold in content.folds]
 
 
 def _loaders(content: BundleContent) -> list[Step]:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
 from medseg import __version__
 from medseg.bundle.content import BundleContent
 from medseg.errors import ConfigError
+from medseg.runs.bundle import is_bundle
+from medseg.segmenters.bundles.opening import open_bundle
 
-__all__ = ["Statement", "medseg_document", "metadata"]
+__all__ = ["Statement", "medseg_document", "metadata", "statement_of"]
 
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 )
 _NEEDED = ("nibabel", "pytorch-ignite")
 _DOCUMENT_VERSION = 1
+_SAID = ("version", "authors", "copyright", "license", "intended_use", "data_source")
 _EXPRESSION_SIGNS = ("$", "@", "%", "#")
 
 
@@ -32,6 +37,7 @@ class Statement:
         intended_use: What it is for.
         data_source: Where the training data came from, and under which licence.
         changes: What is new in this version.
+        earlier: Changes of earlier versions, the latest first.
     """
 
     version: str = "0.1.0"
@@ -41,6 +47,7 @@ class Statement:
     intended_use: str = "Research. Not a medical device, not for diagnosis."
     data_source: str = "not stated"
     changes: str = "exported from a training with medseg"
+    earlier: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         parts = self.version.split(".")
@@ -48,6 +55,28 @@ class Statement:
             raise ConfigError(
                 f"'{self.version}' is no version", where="--version", fix="write three numbers, as in 1.0.0"
             )
+
+
+def statement_of(model: str | os.PathLike[str], said: Mapping[str, str]) -> Statement:
+    """What a person says now, and of the rest what the bundle says already that another is made of.
+
+    Args:
+        model: A run, or a bundle.
+        said: By attribute of :class:`Statement`.
+
+    Raises:
+        ConfigError: A version is not three numbers.
+        BundleError: The bundle's metadata are damaged.
+    """
+    document = (open_bundle(model).metadata() or {}) if is_bundle(model) else {}
+    before = {key: document[key] for key in _SAID if isinstance(document.get(key), str)}
+    now = {**before, **said}
+    log = document.get("changelog")
+    changelog = {str(version): str(text) for version, text in (log if isinstance(log, dict) else {}).items()}
+    known = changelog.pop(now.get("version", ""), "exported again with medseg" if before else None)
+    if known is not None:
+        now.setdefault("changes", known)
+    return Statement(**now, earlier=changelog)
 
 
 def metadata(content: BundleContent, statement: Statement, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -66,7 +95,7 @@ def metadata(content: BundleContent, statement: Statement, evaluation: dict[str,
     return {
         "schema": SCHEMA,
         "version": statement.version,
-        "changelog": {statement.version: statement.changes},
+        "changelog": {statement.version: statement.changes, **statement.earlier},
         "monai_version": _release("monai"),
         "pytorch_version": _release("torch"),
         "numpy_version": _release("numpy"),
@@ -78,11 +107,11 @@ def metadata(content: BundleContent, statement: Statement, evaluation: dict[str,
             f"{plan.network.name} trained with medseg {__version__} on {facts.cases} cases of "
             f"{_inert(plan.dataset)}, segmenting {structures}.{folds}"
         ),
-        "authors": statement.authors,
-        "copyright": statement.copyright,
-        "license": statement.license,
-        "intended_use": statement.intended_use,
-        "data_source": statement.data_source,
+        "authors": _inert(statement.authors),
+        "copyright": _inert(statement.copyright),
+        "license": _inert(statement.license),
+        "intended_use": _inert(statement.intended_use),
+        "data_source": _inert(statement.data_source),
         "data_type": "nibabel",
         "image_classes": f"channels: {', '.join(_inert(name) for name in plan.channel_names)}",
         "label_classes": _told_values(content),
@@ -102,9 +131,11 @@ def medseg_document(content: BundleContent) -> dict[str, Any]:
         "recipe": content.recipe.model_dump(mode="json"),
         "plan": content.plan.model_dump(mode="json"),
         "postprocess": content.postprocess.model_dump(mode="json"),
-        "folds": [fold.index for fold in content.folds],
+        "folds": [*content.folds],
         "checkpoint": content.checkpoint,
         "weights": [*content.weight_files],
+        "steps": [*content.steps],
+        "seed": content.seed,
     }
 
 

@@ -72,7 +72,7 @@ def carries_loss(content: BundleContent) -> bool:
 
 
 def loss_definition(content: BundleContent) -> dict[str, Any]:
-    """The recipe's loss as MONAI's configs have it: MONAI's own where it is the same, else the carried one."""
+    """The recipe's loss as MONAI's configs have it: MONAI's own where that is the same, else medseg's."""
     name, options = content.recipe.loss.name, _plain(loss_options(content.recipe, content.plan))
     if not carries_loss(content):
         return {"_target_": _MONAI_LOSSES[name], **options}

@@ -164,10 +164,10 @@ def _segmenter(content: BundleContent) -> Segmenter:
     without_objects = content.postprocess.model_copy(update={"instances": None})
     members = [
         load_segmenter(
-            content.run.path,
+            content.source,
             "cpu",
-            fold=fold.index,
-            checkpoint=content.checkpoint,
+            fold=fold,
+            checkpoint=content.checkpoint if content.earlier is None else "last",
             mode="sliding-window",
             postprocess=without_objects,
         )

@@ -1,4 +1,4 @@
-"""``medseg export``: from a run to a MONAI bundle that has been proven."""
+"""``medseg export``: from a run, or an earlier bundle, to a MONAI bundle that has been proven."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="The folder of a run.")],
+    model: Annotated[Path, typer.Option(help="The folder of a run, or a bundle that was made of one.")],
     out: Annotated[Path, typer.Option(help="The bundle's folder, which is made; its name is the bundle's.")],
     fold: Annotated[
         str, typer.Option(help="One fold, or 'all': the mean of those that are trained.")
@@ -54,18 +54,23 @@ def command(
         Path | None,
         typer.Option(
             help="The --out folder of medseg evaluate, whose scores and intervals go into the model card.",
-            show_default="the training's last validation",
+            show_default="the training's last validation, or an earlier bundle's",
         ),
     ] = None,
-    version: Annotated[str, typer.Option(help="Of the bundle.")] = "0.1.0",
+    version: Annotated[
+        str | None, typer.Option(help="Of the bundle.", show_default="0.1.0, or an earlier bundle's")
+    ] = None,
     changes: Annotated[str | None, typer.Option(help="What is new in this version.")] = None,
     authors: Annotated[str | None, typer.Option(help="Who answers for it.")] = None,
     copyright_notice: Annotated[str | None, typer.Option("--copyright", help="Of the weights.")] = None,
     license_name: Annotated[
-        str | None, typer.Option("--license", help="The licence's name.", show_default="Apache-2.0")
+        str | None,
+        typer.Option(
+            "--license", help="The licence's name.", show_default="Apache-2.0, or an earlier bundle's"
+        ),
     ] = None,
     license_file: Annotated[
-        Path | None, typer.Option(help="The licence's text.", show_default="medseg's")
+        Path | None, typer.Option(help="The licence's text.", show_default="medseg's, or an earlier bundle's")
     ] = None,
     intended_use: Annotated[str | None, typer.Option(help="What it is for.")] = None,
     data_source: Annotated[
@@ -86,12 +91,14 @@ def command(
     medseg export --model runs/hippocampus --out bundle --fold 0 --onnx --torch-export --zip
 
     medseg export --model runs/hippocampus --out bundle --input a.nii.gz --verify-python clean/bin/python
+
+    medseg export --model bundle.zip --out bundle_2 --input a.nii.gz --onnx --version 0.2.0
     """
-    from medseg.bundle import FORMATS, ExportOptions, Statement, export_bundle
+    from medseg.bundle import FORMATS, ExportOptions, channels_of, export_bundle, statement_of
     from medseg.io import find_cases
-    from medseg.runs import RunFolder
 
     said = {
+        "version": version,
         "changes": changes,
         "authors": authors,
         "copyright": copyright_notice,
@@ -105,12 +112,10 @@ def command(
         checkpoint=checkpoint,
         formats=tuple(name for name, chosen in wanted if chosen),
         archive=as_zip,
-        cases=tuple(find_cases(images, RunFolder.open(model).plan().preprocessing.channels))
-        if images
-        else (),
+        cases=tuple(find_cases(images, channels_of(model))) if images else (),
         python=verify_python,
         scores=scores,
-        statement=Statement(version=version, **{key: text for key, text in said.items() if text is not None}),
+        statement=statement_of(model, {key: text for key, text in said.items() if text is not None}),
         license_file=license_file,
     )
     with bars() as progress:

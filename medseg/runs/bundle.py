@@ -51,6 +51,9 @@ class BundledRun(BaseModel):
         postprocess: What is done to label maps; of the recipe if left out, where that says it.
         weights: Files within the bundle, one for each fold, averaged where there are several.
         folds: The folds' numbers in the run; counted from 0 if left out.
+        checkpoint: Which of each fold's weights these are.
+        steps: Of each fold's training, where they are known.
+        seed: Of the training, where it is known.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -61,6 +64,9 @@ class BundledRun(BaseModel):
     postprocess: PostprocessChoice | None = None
     weights: tuple[str, ...] = Field(default=(_WEIGHTS.as_posix(),), min_length=1)
     folds: tuple[int, ...] | None = None
+    checkpoint: Literal["last", "best"] = "last"
+    steps: tuple[int, ...] = ()
+    seed: int | None = None
 
     @field_validator("weights")
     @classmethod

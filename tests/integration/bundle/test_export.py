@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from medseg.bundle import Exported, ExportOptions, Statement, export_bundle
+from medseg.bundle import Exported, ExportOptions, Statement, export_bundle, statement_of
 from medseg.bundle import export as export_module
 from medseg.bundle.archive import write_archive
 from medseg.bundle.clean_process import CleanPython
@@ -183,6 +183,49 @@ def test_the_loss_of_a_batch_is_that_of_medsegs_training(
     torch.testing.assert_close(monai, lightning, atol=1e-6, rtol=1e-6)
 
 
+def test_a_bundle_of_a_bundle_is_the_same_with_what_is_said_now(
+    exported: Exported, phantoms: Dataset, tmp_path: Path
+) -> None:
+    options = ExportOptions(
+        cases=phantoms.cases[:1],
+        formats=("torchscript",),
+        statement=statement_of(exported.archive, {"version": "1.3.0", "changes": "TorchScript alone"}),
+    )
+    again = export_bundle(exported.archive, tmp_path / "phantoms", options).bundle
+    before, now = (load(path, "configs/metadata.json") for path in (exported.bundle, again))
+    assert now.pop("version") == "1.3.0"
+    assert now.pop("changelog") == {"1.3.0": "TorchScript alone", **before.pop("changelog")}
+    assert now == {key: value for key, value in before.items() if key != "version"}
+    names = [f"configs/{name}" for name in ("medseg.json", "inference.yaml", "evaluate.yaml", "train.yaml")]
+    for name in (*names, "models/model.pt", "LICENSE"):
+        assert (again / name).read_bytes() == (exported.bundle / name).read_bytes(), name
+    assert [file.name for file in sorted((again / "models").iterdir())] == ["model.pt", "model.ts"]
+
+
+def test_one_fold_of_a_bundle_can_be_taken(ensemble: Exported) -> None:
+    content = read_content(ensemble.bundle, "x", folds=[2])
+    assert content.folds == (2,)
+    assert content.weight_files == ("models/model.pt",)
+    stored = torch.load(ensemble.bundle / "models" / "fold_2.pt", weights_only=True)
+    network = content.network().state_dict()
+    assert all(torch.equal(network[name], stored[name]) for name in stored)
+    with pytest.raises(ConfigError, match="fold 1 is not trained; choose of 0, 2"):
+        read_content(ensemble.bundle, "x", folds=[1])
+
+
+def test_what_no_bundle_can_be_made_of_is_refused(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="knows nothing of validation cases"):
+        export_bundle(exported.bundle, tmp_path / "again")
+    with pytest.raises(ConfigError, match="one checkpoint of each fold"):
+        export_bundle(exported.bundle, tmp_path / "again", ExportOptions(checkpoint="best"))
+    configs = tmp_path / "others" / "configs"
+    configs.mkdir(parents=True)
+    (configs / "inference.json").write_text("{}")
+    with pytest.raises(InputError, match="was not exported by medseg"):
+        export_bundle(tmp_path / "others", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_trainings_start_from_a_bundle_as_from_its_run(
     exported: Exported, run: Path, phantoms: Dataset, tmp_path: Path
 ) -> None:
@@ -278,7 +321,7 @@ def test_differences_are_counted(exported: Exported, run: Path, phantoms: Datase
 
 def test_weights_and_configs_are_written_alike_each_time(run: Path, tmp_path: Path) -> None:
     content = read_content(run, "same")
-    scores = export_module.scores_of_training(content)
+    scores = export_module.known_scores(content)
     for name in ("one", "two"):
         export_module._write(content, tmp_path / name, Statement(), scores, "licence")
     assert files(tmp_path / "one") == files(tmp_path / "two")
