@@ -1,4 +1,4 @@
-"""From a run or bundle to a bundle: written beside its place, run without medseg, only then given its name."""
+"""From a run or bundle to a bundle: written beside its place, proven, and only then given its name."""
 
 from __future__ import annotations
 
