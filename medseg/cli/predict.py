@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_LISTED_STRUCTURES = 5
+"""Of a case, in the table; summary.json has all."""
+
 
 def command(
     model: Annotated[
@@ -217,5 +220,9 @@ def _show(outcomes: list[CaseOutcome], as_json: bool) -> None:
 
 
 def _structures(outcome: CaseOutcome) -> str:
-    found = ", ".join(f"{name} {count}" for name, count in outcome.voxels.items()) or "background only"
+    largest = sorted(outcome.voxels.items(), key=lambda entry: entry[1], reverse=True)[:_LISTED_STRUCTURES]
+    listed = [f"{name} {count}" for name, count in outcome.voxels.items() if (name, count) in largest]
+    if more := len(outcome.voxels) - len(listed):
+        listed.append(f"and {more} smaller structures")
+    found = ", ".join(listed) or "background only"
     return found if outcome.objects is None else f"{found}; objects: {outcome.objects}"
