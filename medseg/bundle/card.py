@@ -141,7 +141,7 @@ def _verification(cases: Sequence[CaseAgreement]) -> str:
     rows = [
         f"| {number} | {_by(case.shape)} | {_by(case.spacing_mm)} | {case.axcodes}"
         f"{' oblique' if case.oblique else ''} | {case.differing} | {case.differing_near_ties} of "
-        f"{case.near_ties} | {case.probability_difference:.1e} |"
+        f"{case.near_ties} | {case.probability_difference or 0.0:.1e} |"
         for number, case in enumerate(cases, start=1)
     ]
     head = [

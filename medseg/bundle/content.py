@@ -21,7 +21,7 @@ from medseg.runs.bundle import BundleFolder, is_bundle
 from medseg.runs.nnunet import NnunetFolder
 from medseg.runs.recipe import PostprocessChoice
 from medseg.segmenters import read_weights
-from medseg.segmenters.bundles.metadata import require_true_metadata
+from medseg.segmenters.bundles.metadata import network_format, require_true_metadata
 from medseg.segmenters.bundles.opening import open_bundle
 
 __all__ = ["BundleContent", "channels_of", "read_content"]
@@ -154,9 +154,11 @@ def read_content(
 
 
 def channels_of(path: str | os.PathLike[str]) -> int:
-    """Number of channels of the images of a run, or of a bundle that was made of one; errors as there."""
-    plan = _made_here(path).plan() if is_bundle(path) else _trained(path).plan()
-    return plan.preprocessing.channels
+    """Number of channels of the images of a run, or of a bundle, of whoever made it; errors as there."""
+    if not is_bundle(path):
+        return _trained(path).plan().preprocessing.channels
+    bundle = open_bundle(path)
+    return network_format(bundle.metadata() or {}, bundle.name).channels
 
 
 def _trained(path: str | os.PathLike[str]) -> RunFolder:
@@ -177,9 +179,7 @@ def _made_here(path: str | os.PathLike[str]) -> BundleFolder:
     bundle = open_bundle(path)
     if not bundle.is_run:
         raise InputError(
-            "was not exported by medseg: it is a bundle already, and does what its own configs say",
-            where=path,
-            fix="for other formats use MONAI's own: python -m monai.bundle ckpt_export, or onnx_export",
+            "was not exported by medseg, so that there is no run in it", where=path, fix="give a run"
         )
     return bundle
 

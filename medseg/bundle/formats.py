@@ -20,11 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from medseg.bundle.content import BundleContent
 from medseg.errors import BundleError, ConfigError, did_you_mean
 from medseg.networks.blocks import MaxUnpool
 
-__all__ = ["FORMATS", "ONNX_OPSET", "FormatReport", "require_formats", "write_formats"]
+__all__ = ["FORMATS", "ONNX_OPSET", "FormatReport", "NetworkOfFold", "require_formats", "write_formats"]
 
 FloatArray = npt.NDArray[np.float32]
 Run = Callable[[FloatArray], FloatArray]
@@ -43,8 +42,26 @@ _OTHERS_OF_UNPOOLING = 0.01
 """Part of the voxels that may be others where a network unpools: of two maxima that are equal but for
 rounding, a format may take the other, and what lies around them moves. Without unpooling there are none."""
 
-_OTHER_SIZE = (11, 5, 3)
-"""Voxels by which the other size is larger: odd ones, so that levels do not divide evenly."""
+
+@dataclass(frozen=True)
+class NetworkOfFold:
+    """A network that is written in other formats.
+
+    Attributes:
+        fold: Whose weights these are.
+        weights: Their file within the bundle; other formats go beside it.
+        load: Gives the network, in evaluation mode, on the CPU.
+        channels: Of an image.
+        size: Voxels along each axis of the example.
+        other_size: Of the image that the format is proven on beside.
+    """
+
+    fold: int
+    weights: str
+    load: Callable[[], nn.Module]
+    channels: int
+    size: tuple[int, ...]
+    other_size: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -111,12 +128,15 @@ def require_formats(formats: Sequence[str]) -> None:
 
 
 def write_formats(
-    content: BundleContent, formats: Sequence[str], folder: Path, advance: Callable[[float], None]
+    networks: Sequence[NetworkOfFold],
+    formats: Sequence[str],
+    folder: Path,
+    advance: Callable[[float], None],
 ) -> list[FormatReport]:
     """Write each fold's network in each format into ``models`` of a bundle, read it again, and compare.
 
     Args:
-        content: The run.
+        networks: Of the folds.
         formats: Of :data:`FORMATS`.
         folder: The bundle's.
         advance: Called after each file.
@@ -125,13 +145,10 @@ def write_formats(
         BundleError: A network cannot be written in a format, or differs there.
     """
     reports = []
-    for index, (fold, weights) in enumerate(zip(content.folds, content.weight_files, strict=True)):
-        if not formats:
-            break
-        comparison = _Comparison.of(content.network(index), content.channels, content.plan.patch_size)
-        writer = _Writer(comparison, folder / Path(weights).with_suffix(""))
+    for network in networks if formats else ():
+        writer = _Writer(_Comparison.of(network), folder / Path(network.weights).with_suffix(""))
         for name in (known for known in FORMATS if known in formats):
-            report = _written(writer, name, fold)
+            report = _written(writer, name, network.fold)
             if not report.agrees:
                 raise BundleError(
                     f"logits differ by {report.difference:.2g}, on another size by "
@@ -178,13 +195,12 @@ class _Comparison:
     scores: tuple[FloatArray, FloatArray]
 
     @classmethod
-    def of(cls, network: nn.Module, channels: int, patch: Sequence[int]) -> _Comparison:
-        generator = torch.Generator().manual_seed(0)
-        other = [size + more for size, more in zip(patch, _OTHER_SIZE, strict=True)]
+    def of(cls, exported: NetworkOfFold) -> _Comparison:
+        generator, network = torch.Generator().manual_seed(0), exported.load()
         # Two, for torch.export takes a batch of one for one that is always one.
         images = (
-            torch.randn((2, channels, *patch), generator=generator),
-            torch.randn((1, channels, *other), generator=generator),
+            torch.randn((2, exported.channels, *exported.size), generator=generator),
+            torch.randn((1, exported.channels, *exported.other_size), generator=generator),
         )
         with torch.no_grad():
             scores = tuple(network(image).numpy() for image in images)

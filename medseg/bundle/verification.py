@@ -19,7 +19,16 @@ from medseg.postprocessing import postprocess
 from medseg.segmenters import EnsembleSegmenter, Segmenter, load_segmenter, open_image
 from medseg.volume import Volume
 
-__all__ = ["MARGIN", "TOLERANCE", "CaseAgreement", "as_json", "compare_case", "verify_bundle"]
+__all__ = [
+    "MARGIN",
+    "TOLERANCE",
+    "CaseAgreement",
+    "as_json",
+    "compare_case",
+    "placed_case",
+    "require_agreement",
+    "verify_bundle",
+]
 
 TOLERANCE = 1e-4
 """Largest difference between the bundle's probabilities and medseg's."""
@@ -45,7 +54,7 @@ class CaseAgreement:
         near_ties: Voxels whose two best classes are nearer to each other than ``MARGIN``.
         differing_near_ties: Those of them that have another label.
         differing: Other voxels that have another label; of a bundle that agrees, none.
-        probability_difference: The largest.
+        probability_difference: The largest; ``None`` where the bundle writes no probabilities.
     """
 
     shape: tuple[int, int, int]
@@ -56,12 +65,12 @@ class CaseAgreement:
     near_ties: int
     differing_near_ties: int
     differing: int
-    probability_difference: float
+    probability_difference: float | None
 
     @property
     def agrees(self) -> bool:
         """Whether the bundle gives what medseg gives."""
-        return self.differing == 0 and self.probability_difference <= TOLERANCE
+        return self.differing == 0 and (self.probability_difference or 0.0) <= TOLERANCE
 
 
 def verify_bundle(
@@ -81,7 +90,7 @@ def verify_bundle(
         InputError: A case has other channels, or cannot be read.
     """
     images, results = scratch / "images", scratch / "results"
-    placed = [_placed(case, f"case_{number}", images) for number, case in enumerate(cases, start=1)]
+    placed = [placed_case(case, f"case_{number}", images) for number, case in enumerate(cases, start=1)]
     python.bundle(
         bundle,
         "run",
@@ -99,20 +108,28 @@ def verify_bundle(
         name = split_suffix(files[0])[0]  # MONAI names results after the first file of a case
         labels = _result(results / f"{name}.nii.gz", case)
         probabilities = _result(results / f"{name}_probabilities.nii", case)
-        agreement = compare_case(segmenter, files, labels, probabilities)
-        if not agreement.agrees:
-            raise BundleError(
-                f"the bundle gives another label to {agreement.differing} voxels of {agreement.voxels}, and "
-                f"probabilities that differ by {agreement.probability_difference:.2g}",
-                where=f"verification on case {number}",
-                fix="report this; nothing was written",
-            )
-        found.append(agreement)
+        found.append(compare_case(segmenter, files, labels, probabilities))
+        require_agreement(found[-1], number)
     return found
 
 
+def require_agreement(found: CaseAgreement, number: int) -> None:
+    """Refuse a bundle that gives something else than medseg.
+
+    Raises:
+        BundleError: It does, on the case of this number.
+    """
+    if not found.agrees:
+        raise BundleError(
+            f"the bundle gives another label to {found.differing} voxels of {found.voxels}, and "
+            f"probabilities that differ by {found.probability_difference or 0.0:.2g}",
+            where=f"verification on case {number}",
+            fix="report this; nothing was written",
+        )
+
+
 def compare_case(
-    segmenter: Segmenter, files: Sequence[Path], labels: Volume, probabilities: Volume
+    segmenter: Segmenter, files: Sequence[Path], labels: Volume, probabilities: Volume | None = None
 ) -> CaseAgreement:
     """Compare a bundle's results for one image with a segmenter's.
 
@@ -120,7 +137,7 @@ def compare_case(
         segmenter: medseg's.
         files: The image, in one file or in one a channel.
         labels: The bundle's label map, on the image's grid.
-        probabilities: The bundle's probabilities, (K, X, Y, Z), on the same grid.
+        probabilities: The bundle's probabilities, (K, X, Y, Z), on the same grid, where it writes them.
 
     Raises:
         GeometryError: The bundle's results lie on another grid than the image.
@@ -129,7 +146,7 @@ def compare_case(
         grid, stage = image.grid, segmenter.scores(image)
         scores = stage.read(0, stage.length)
     for result in (labels, probabilities):
-        if difference := grid.difference(result.grid):
+        if result is not None and (difference := grid.difference(result.grid)):
             raise GeometryError(f"the bundle's result lies on another grid: {difference}", where=files[0])
     is_mean = isinstance(segmenter, EnsembleSegmenter)
     expected: FloatArray = (scores if is_mean else torch.softmax(scores, dim=0)).numpy()
@@ -139,7 +156,7 @@ def compare_case(
     second, first = np.partition(expected, -2, axis=0)[-2:]
     near = first - second < MARGIN
     other = own != labels.array[0]
-    apart = np.abs(expected - probabilities.array).max()
+    apart = None if probabilities is None else float(np.abs(expected - probabilities.array).max())
     tilted = np.abs(np.sort(np.abs(grid.directions), axis=0)[:2]).max() > 1e-3
     return CaseAgreement(
         shape=grid.shape,
@@ -150,7 +167,7 @@ def compare_case(
         near_ties=int(near.sum()),
         differing_near_ties=int((other & near).sum()),
         differing=int((other & ~near).sum()),
-        probability_difference=float(apart),
+        probability_difference=apart,
     )
 
 
@@ -176,7 +193,7 @@ def _segmenter(content: BundleContent) -> Segmenter:
     return members[0] if len(members) == 1 else EnsembleSegmenter(members)
 
 
-def _placed(case: Case, name: str, folder: Path) -> list[Path]:
+def placed_case(case: Case, name: str, folder: Path) -> list[Path]:
     """The files of a case as the bundle finds them; linked if they are NIfTI, else converted."""
     folder.mkdir(parents=True, exist_ok=True)
     if case.dicom is not None:

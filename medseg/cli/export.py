@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medseg.cli.console import DebugOption, JsonOption, QuietOption, bars, print_json, print_table, status
+from medseg.cli.console import (
+    DebugOption,
+    JsonOption,
+    QuietOption,
+    TrustOption,
+    bars,
+    print_json,
+    print_table,
+    status,
+)
 
 if TYPE_CHECKING:
     from medseg.bundle import Exported
@@ -16,7 +25,7 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Option(help="The folder of a run, or a bundle that was made of one.")],
+    model: Annotated[Path, typer.Option(help="The folder of a run, or a bundle (folder or .zip).")],
     out: Annotated[Path, typer.Option(help="The bundle's folder, which is made; its name is the bundle's.")],
     fold: Annotated[
         str, typer.Option(help="One fold, or 'all': the mean of those that are trained.")
@@ -76,11 +85,12 @@ def command(
     data_source: Annotated[
         str | None, typer.Option(help="Where the training data came from, and its licence.")
     ] = None,
+    trust: TrustOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,  # noqa: ARG001
     debug: DebugOption = False,  # noqa: ARG001
 ) -> None:
-    """Make a MONAI bundle of a run, which needs nothing of medseg.
+    """Make a MONAI bundle of a run or of another bundle, which needs nothing of medseg.
 
     Before it gets its name, MONAI runs it where medseg cannot be imported, and its label maps and
     probabilities are compared with medseg's. An export that disagrees fails and leaves nothing.
@@ -117,6 +127,7 @@ def command(
         scores=scores,
         statement=statement_of(model, {key: text for key, text in said.items() if text is not None}),
         license_file=license_file,
+        trust=trust,
     )
     with bars() as progress:
         exported = export_bundle(model, out, options, progress)
@@ -150,7 +161,7 @@ def _show(exported: Exported, as_json: bool) -> None:
             case.axcodes,
             str(case.differing),
             f"{case.differing_near_ties} of {case.near_ties}",
-            f"{case.probability_difference:.1e}",
+            "" if case.probability_difference is None else f"{case.probability_difference:.1e}",
         ]
         for number, case in enumerate(exported.cases, start=1)
     ]

@@ -196,9 +196,18 @@ class BundleFolder:
         Raises:
             BundleError: It is not there, or damaged.
         """
+        return self._mapping(self.inference_file.relative_to(self.path))
+
+    @property
+    def inference_file(self) -> Path:
+        """``configs/inference.json`` or ``.yaml``.
+
+        Raises:
+            BundleError: It is not there.
+        """
         for suffix in _SUFFIXES:
             if (self.path / _inference(suffix)).is_file():
-                return self._mapping(_inference(suffix))
+                return self.path / _inference(suffix)
         raise BundleError(
             "has no configs/inference.json or .yaml", where=self.name, fix="give a bundle that can segment"
         )
