@@ -100,8 +100,13 @@ class CleanPython:
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
-    def bundle(self, folder: Path, *arguments: str) -> str:
+    def bundle(self, folder: Path, *arguments: str, fix: str = "report this") -> str:
         """Run ``python -m monai.bundle`` in a bundle's folder; gives what it printed.
+
+        Args:
+            folder: The bundle's.
+            *arguments: Of the command.
+            fix: What helps where it fails.
 
         Raises:
             BundleError: It failed.
@@ -111,7 +116,7 @@ class CleanPython:
             raise BundleError(
                 f"does not run outside of medseg: {_last_line(done.stderr)}",
                 where=f"monai.bundle {arguments[0]}",
-                fix="report this",
+                fix=fix,
             )
         return done.stdout + done.stderr
 

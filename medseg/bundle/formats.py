@@ -38,6 +38,9 @@ _EXTRAS = {"onnx": "onnx", "openvino": "onnx,openvino"}
 _LARGEST_DIFFERENCE = 1e-3
 """Of logits, as a part of the largest one: voxels above are other ones."""
 
+# Whatever a network or an exporter does not like ends in one of these.
+_FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError)
+
 _OTHERS_OF_UNPOOLING = 0.01
 """Part of the voxels that may be others where a network unpools: of two maxima that are equal but for
 rounding, a format may take the other, and what lies around them moves. Without unpooling there are none."""
@@ -173,10 +176,11 @@ def _written(writer: _Writer, name: str, fold: int) -> FormatReport:
         with _quietly():
             path, detail, run = write()
         return writer.comparison.report(name, fold, f"models/{path.name}", detail, run)
-    except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
-        line = str(error).strip().partition("\n")[0][:200]
+    except _FAILURES as error:
         raise BundleError(
-            f"the network cannot be written: {line}", where=f"format {name}", fix=f"export without --{name}"
+            f"the network cannot be written: {_first_line(error)}",
+            where=f"format {name}",
+            fix=f"export without --{name}",
         ) from error
 
 
@@ -202,8 +206,16 @@ class _Comparison:
             torch.randn((2, exported.channels, *exported.size), generator=generator),
             torch.randn((1, exported.channels, *exported.other_size), generator=generator),
         )
-        with torch.no_grad():
-            scores = tuple(network(image).numpy() for image in images)
+        try:
+            with torch.no_grad():
+                scores = tuple(network(image).numpy() for image in images)
+        except _FAILURES as error:
+            sizes = " or ".join(" x ".join(map(str, size)) for size in (exported.size, exported.other_size))
+            raise BundleError(
+                f"the network does not take {sizes} voxels: {_first_line(error)}",
+                where=exported.weights,
+                fix="export without other formats",
+            ) from error
         return cls(network, images, scores)
 
     def report(self, name: str, fold: int, file: str, detail: str, run: Run) -> FormatReport:
@@ -316,6 +328,10 @@ class _Writer:
             program.save(path)
             _strip_onnx(path)
         return path
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:200]
 
 
 @contextmanager

@@ -155,6 +155,7 @@ class BundleOfOthers:
             *("--output_dir", str(results)),
             *(("--device", "$torch.device('cpu')") if "device" in config else ()),
             *("--dataset#data", f"$[{{'image': {image!r}}}]"),
+            fix="correct its configs, or install what they need",
         )
         written = sorted(results.rglob("*.nii*"))
         if len(written) != 1:
