@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import io
-import itertools
 import logging
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from medseg.bundle.format_files import FloatArray, FormatFiles, Run
 from medseg.errors import BundleError, ConfigError, did_you_mean
 from medseg.networks.blocks import MaxUnpool
 
-__all__ = ["FORMATS", "ONNX_OPSET", "FormatReport", "NetworkOfFold", "require_formats", "write_formats"]
-
-FloatArray = npt.NDArray[np.float32]
-Run = Callable[[FloatArray], FloatArray]
+__all__ = ["FORMATS", "FormatReport", "NetworkOfFold", "require_formats", "write_formats"]
 
 FORMATS = ("torch-export", "torchscript", "onnx", "openvino")
 """The formats that a network can be written in, beside its weights."""
-
-ONNX_OPSET = 20
 
 _NEEDS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino")}
 _EXTRAS = {"onnx": "onnx", "openvino": "onnx,openvino"}
@@ -149,9 +141,10 @@ def write_formats(
     """
     reports = []
     for network in networks if formats else ():
-        writer = _Writer(_Comparison.of(network), folder / Path(network.weights).with_suffix(""))
+        comparison, stem = _Comparison.of(network), folder / Path(network.weights).with_suffix("")
+        files = FormatFiles(comparison.network, comparison.images[0], stem)
         for name in (known for known in FORMATS if known in formats):
-            report = _written(writer, name, network.fold)
+            report = _written(files, comparison, name, network.fold)
             if not report.agrees:
                 raise BundleError(
                     f"logits differ by {report.difference:.2g}, on another size by "
@@ -161,21 +154,21 @@ def write_formats(
                 )
             reports.append(report)
             advance(1)
-        writer.drop_what_was_not_asked_for(formats)
+        files.drop_what_was_not_asked_for(formats)
     return reports
 
 
-def _written(writer: _Writer, name: str, fold: int) -> FormatReport:
+def _written(files: FormatFiles, comparison: _Comparison, name: str, fold: int) -> FormatReport:
     write = {
-        "torch-export": writer.torch_export,
-        "torchscript": writer.torchscript,
-        "onnx": writer.onnx,
-        "openvino": writer.openvino,
+        "torch-export": files.torch_export,
+        "torchscript": files.torchscript,
+        "onnx": files.onnx,
+        "openvino": files.openvino,
     }[name]
     try:
         with _quietly():
             path, detail, run = write()
-        return writer.comparison.report(name, fold, f"models/{path.name}", detail, run)
+        return comparison.report(name, fold, f"models/{path.name}", detail, run)
     except _FAILURES as error:
         raise BundleError(
             f"the network cannot be written: {_first_line(error)}",
@@ -244,92 +237,6 @@ class _Comparison:
         )
 
 
-class _Writer:
-    """Writes one network in each format; what several formats start from is made once.
-
-    Args:
-        comparison: The network and its examples.
-        stem: The files' path, without suffix.
-    """
-
-    def __init__(self, comparison: _Comparison, stem: Path) -> None:
-        self.comparison = comparison
-        self._stem = stem
-        self._program: torch.export.ExportedProgram | None = None
-
-    def torch_export(self) -> tuple[Path, str, Run]:
-        """``model.pt2``: a graph for torch, of any size."""
-        path = self._stem.with_suffix(".pt2")
-        torch.export.save(self._exported(), path)
-        module = torch.export.load(path).module()
-        return path, "sizes and batch dynamic", _torch_run(module)
-
-    def torchscript(self) -> tuple[Path, str, Run]:
-        """``model.ts``: scripted."""
-        path = self._stem.with_suffix(".ts")
-        buffer = io.BytesIO()
-        torch.jit.save(torch.jit.script(self.comparison.network), buffer)
-        _without_sources(buffer, path)
-        return path, "scripted", _torch_run(torch.jit.load(path))  # type: ignore[no-untyped-call]
-
-    def onnx(self) -> tuple[Path, str, Run]:
-        """``model.onnx``: for any runtime, of any size."""
-        import onnxruntime
-
-        path = self._onnx_file()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        detail = f"opset {ONNX_OPSET}; image (n, C, x, y, z) to pred (n, K, x, y, z)"
-        return path, detail, lambda image: session.run(None, {"image": image})[0]
-
-    def openvino(self) -> tuple[Path, str, Run]:
-        """``model.xml`` and ``model.bin``: for OpenVINO, read from ONNX, which sends no telemetry."""
-        import openvino
-
-        core = openvino.Core()
-        path = self._stem.with_suffix(".xml")
-        openvino.save_model(core.read_model(self._onnx_file()), path, compress_to_fp16=False)
-        # Left to itself, OpenVINO computes in bfloat16 where a processor can.
-        compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-        return path, "single precision, weights beside it in .bin", lambda image: compiled(image)[0]
-
-    def drop_what_was_not_asked_for(self, formats: Sequence[str]) -> None:
-        """OpenVINO's starts from ONNX's."""
-        if "onnx" not in formats:
-            self._stem.with_suffix(".onnx").unlink(missing_ok=True)
-
-    def _exported(self) -> torch.export.ExportedProgram:
-        if self._program is None:
-            free = torch.export.Dim.DYNAMIC
-            shapes = {axis: free for axis in range(5) if axis != 1}
-            with ExitStack() as stack:
-                _ask_no_sizes(stack)
-                self._program = torch.export.export(
-                    self.comparison.network, (self.comparison.images[0],), dynamic_shapes=(shapes,)
-                )
-            for node in self._program.graph.nodes:
-                node.meta.pop("stack_trace", None)  # paths of this machine
-        return self._program
-
-    def _onnx_file(self) -> Path:
-        path = self._stem.with_suffix(".onnx")
-        if not path.exists():
-            program = torch.onnx.export(
-                self._exported(),
-                dynamo=True,
-                opset_version=ONNX_OPSET,
-                input_names=["image"],
-                output_names=["pred"],
-                verbose=False,
-            )
-            if program is None:
-                raise RuntimeError("the exporter gave nothing")
-            program.save(path)
-            _strip_onnx(path)
-        return path
-
-
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0][:200]
 
@@ -345,63 +252,3 @@ def _quietly() -> Iterator[None]:
             yield
     finally:
         log.setLevel(before)
-
-
-def _ask_no_sizes(stack: ExitStack) -> None:
-    """Let no branch of torch's own, on how voxels lie in memory, bind the graph to the example's sizes."""
-    settings: Any = importlib.import_module("torch.fx.experimental._config")
-    if hasattr(settings, "backed_size_oblivious"):
-        stack.enter_context(settings.patch(backed_size_oblivious=True))
-
-
-def _torch_run(module: Any) -> Run:
-    def run(image: FloatArray) -> FloatArray:
-        with torch.no_grad():
-            scores: FloatArray = module(torch.from_numpy(image)).numpy()
-        return scores
-
-    return run
-
-
-def _without_sources(archive: io.BytesIO, path: Path) -> None:
-    """Copy a TorchScript archive without the records of where in which file its code was written.
-
-    PyTorch declares a class's constants in the order of a set, another one in each process; here they are in
-    the order of their names.
-    """
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as target:
-        for name in source.namelist():
-            if name.endswith((".debug_pkl", "/.data/serialization_id")):
-                continue
-            content = source.read(name)
-            if name.endswith(".py"):
-                content = _sorted_constants(content.decode()).encode()
-            target.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
-
-
-def _sorted_constants(code: str) -> str:
-    r"""Sort the lines of each block of constants.
-
-    Example:
-        >>> _sorted_constants("class A:\n  b : Final[int] = 2\n  a : Final[int] = 1\n  c : int\n")
-        'class A:\n  a : Final[int] = 1\n  b : Final[int] = 2\n  c : int\n'
-    """
-    blocks = itertools.groupby(code.splitlines(keepends=True), lambda line: " : Final[" in line)
-    return "".join(line for constant, lines in blocks for line in (sorted(lines) if constant else lines))
-
-
-def _strip_onnx(path: Path) -> None:
-    """Take out what tells of the machine that wrote it."""
-    import onnx
-
-    model = onnx.load(path)
-    for graph in (model.graph, *model.functions):
-        for node in graph.node:
-            node.ClearField("metadata_props")
-            node.ClearField("doc_string")
-        for value in (*graph.value_info,):
-            value.ClearField("metadata_props")
-        graph.ClearField("metadata_props")
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        value.ClearField("metadata_props")
-    onnx.save(model, path)
