@@ -263,7 +263,8 @@ class Interpolation(AxisRange):
         return below - margin, above + margin + 1
 
     def _nearest(self, index: int) -> int:
-        # In single precision, for PyTorch rounds that down even where the exact quotient is a whole number.
+        # In single precision, for PyTorch rounds that down even where the exact quotient is a whole number;
+        # of images in double precision, which no network is run in here, it computes in double.
         if self.scale_factor is not None:
             step = np.float32(1.0 / self.scale_factor)
         else:
