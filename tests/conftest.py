@@ -10,6 +10,17 @@ from pathlib import Path
 import pytest
 
 
+BUNDLES = Path(__file__).parent / "integration" / "bundle"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make go to one of several processes: a file's, and a folder's."""
+    for item in items:
+        shared = BUNDLES if BUNDLES in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(shared)))
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real, licensed test data; the test is skipped where there is none."""
