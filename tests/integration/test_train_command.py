@@ -25,6 +25,8 @@ from medseg.runs.documents import load_json
 from medseg.volume import Volume
 from tests.data.processes import Started, medseg, medseg_where_files_stay_small
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 TINY = """
 folds: 3
 network: {name: unet, base_features: 2}
