@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-
 BUNDLES = Path(__file__).parent / "integration" / "bundle"
 
 

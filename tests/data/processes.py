@@ -25,7 +25,8 @@ _IMPORTED = (
 )
 """What the commands of the tests import in the end."""
 
-_context = multiprocessing.get_context("forkserver")
+_METHODS = multiprocessing.get_all_start_methods()
+_context = multiprocessing.get_context("forkserver" if "forkserver" in _METHODS else "spawn")
 _context.set_forkserver_preload(list(_IMPORTED))
 
 
@@ -110,7 +111,8 @@ def _begin(
     environment: dict[str, str],
     threads: int,
 ) -> None:
-    os.setsid()
+    if hasattr(os, "setsid"):
+        os.setsid()
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY), descriptor)
     os.environ.clear()
