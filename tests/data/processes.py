@@ -8,6 +8,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -102,6 +103,12 @@ def medseg_where_files_stay_small(limit_bytes: int, arguments: list[str]) -> Non
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
     medseg(arguments)
+
+
+def python(code: str, arguments: list[str]) -> None:
+    """What ``python -c`` does, for :class:`Started`."""
+    sys.argv = ["-c", *arguments]
+    exec(code, {"__name__": "__main__"})
 
 
 def _begin(
