@@ -8,10 +8,11 @@ CODE := medseg tests $(wildcard benchmarks docs/examples)
 TEXT := $(CODE) $(wildcard docs pipelines *.md Makefile)
 
 # Tests run in as many processes as there are cores, with one thread each.
-PYTEST_ARGS ?= --numprocesses=auto
+IN_PROCESSES := --numprocesses=auto --dist=loadgroup --no-loadscope-reorder
+PYTEST_ARGS ?= $(IN_PROCESSES)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: help demo test bundle coverage lint format constraints clean
+.PHONY: help demo test tests bundle coverage environments lint format constraints clean
 
 help:
 	@echo "make demo         train, segment and score on built-in phantoms"
@@ -27,14 +28,18 @@ help:
 demo: $(VENV)/.installed-report
 	$(BIN)/medseg demo --out demo
 
-test: lint
+test: lint tests
+
+tests: $(VENV)/.installed-test
 	$(PYTEST) $(PYTEST_ARGS)
 
 bundle: $(VENV)/.installed-test $(VENV)-monai/.installed
 	MEDSEG_BUNDLE_PYTHON=$(CURDIR)/$(VENV)-monai/bin/python $(PYTEST) tests/integration/bundle -k monai_alone
 
+environments: $(VENV)/.installed-test $(VENV)-monai/.installed
+
 coverage: $(VENV)/.installed-test
-	$(PYTEST) --numprocesses=auto --cov=medseg --cov-report=term --cov-fail-under=90
+	$(PYTEST) $(IN_PROCESSES) --cov=medseg --cov-report=term --cov-fail-under=90
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check $(CODE)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+BUNDLES = Path(__file__).parent / "integration" / "bundle"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what takes long to make go to one of several processes: a file's, and a folder's."""
+    for item in items:
+        shared = BUNDLES if BUNDLES in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(shared)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: half a million objects that no later search for garbage need look at."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

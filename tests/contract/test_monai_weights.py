@@ -47,7 +47,7 @@ LEARNT = (
 
 def images(dims: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(2, IN_CHANNELS, *(32, 16, 48)[:dims], generator=generator, dtype=torch.float64)
+    return torch.randn(1, IN_CHANNELS, *(32, 16, 48)[:dims], generator=generator, dtype=torch.float64)
 
 
 def randomised(network: nn.Module) -> nn.Module:

@@ -35,10 +35,10 @@ every_network = pytest.mark.parametrize(
     ("name", "dims"), SUITE["CASES"], ids=[f"{name}-{dims}d" for name, dims in SUITE["CASES"]]
 )
 
-SIDE = 8
+SIDE = 4
 """Voxels along the axes that are not being measured."""
 
-IMAGES_FOR_UNPOOLING = 4
+SIDE_FOR_UNPOOLING, IMAGES_FOR_UNPOOLING = 8, 4
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +58,10 @@ def measured(network: nn.Module, summary: NetworkSummary, axis: int) -> tuple[in
     dims, period = len(summary.total_stride), summary.total_stride[axis]
     assert summary.halo
     room = -(-(summary.halo[axis] + 2) // period) * period + period
-    size = [SIDE] * dims
+    unpools = any(layer.kind == "max_unpool" for layer in summary.layers)
+    size = [SIDE_FOR_UNPOOLING if unpools else SIDE] * dims
     size[axis] = 2 * room + period
     marked = torch.zeros(period, size[axis], dtype=torch.bool)
-    unpools = any(layer.kind == "max_unpool" for layer in summary.layers)
     for seed in range(IMAGES_FOR_UNPOOLING if unpools else 1):
         image = torch.randn(1, CHANNELS, *size, generator=torch.Generator().manual_seed(seed))
         with torch.inference_mode():
@@ -84,7 +84,7 @@ def changed(network: nn.Module, image: Tensor, axis: int, positions: range) -> T
     clean = image.repeat(len(positions), *[1] * (image.ndim - 1))
     batch = clean.clone()
     for index, position in enumerate(positions):
-        voxel = [SIDE // 2] * (image.ndim - 2)
+        voxel = [side // 2 for side in image.shape[2:]]
         voxel[axis] = position
         batch[(index, slice(None), *voxel)] = torch.nan
     differs = network(batch) != network(clean)

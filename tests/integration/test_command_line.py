@@ -26,9 +26,9 @@ from medseg.cli.main import app, run
 @app.command()
 def probe(what: str) -> None:
     if what == "table":
-        console.print_table("numbers", ["n"], [[str(n)] for n in range(20_000)])
+        console.print_table("numbers", ["n"], [[str(n)] for n in range(5_000)])
     elif what == "json":
-        console.print_json(list(range(200_000)))
+        console.print_json(list(range(20_000)))
     elif what == "small":
         console.print_json([1])
     elif what == "sleep":

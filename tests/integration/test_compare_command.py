@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from medseg.cli.main import main
 from medseg.data.phantoms import write_phantom_dataset
 from medseg.files import read_json
+from tests.data.processes import Started, medseg
 
 TINY = """
 network: {name: unet, base_features: 2}
@@ -36,8 +35,7 @@ def test_a_comparison_that_was_killed_goes_on(tmp_path: Path, capsys: pytest.Cap
     arguments = ["compare", "--data", tmp_path / "data", "--out", out, "--folds", 2, "--fold", 0]
     arguments += ["--recipes", tmp_path / "tiny.yaml", "--max-steps", 6]
     arguments += ["--device", "cpu", "--quiet"]
-    command = [sys.executable, "-m", "medseg", *map(str, arguments)]
-    started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = Started(medseg, [*map(str, arguments)])
     run = out / "runs" / "tiny" / "fold_0"
     wait_for(lambda: (run / "checkpoints" / "resume.ckpt").is_file() or started.poll() is not None)
     assert started.poll() is None

@@ -17,6 +17,8 @@ from medseg.runs import RunFolder
 from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters import EnsembleSegmenter, load_segmenter
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 TINY = """
 folds: 3
 network: {name: unet, base_features: 2}

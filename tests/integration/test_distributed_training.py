@@ -19,6 +19,7 @@ import torch
 from medseg.cli.main import main
 from medseg.data.phantoms import write_phantom_dataset
 from medseg.files import read_json
+from tests.data.processes import Started, medseg
 
 pytestmark = [
     pytest.mark.slow,
@@ -53,12 +54,10 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for batch in (1, 2):
         (folder / f"batch_{batch}.yaml").write_text(RECIPE.format(batch=batch), encoding="utf-8")
     assert main(_arguments(folder, folder / "one", batch=2)) == 0
-    started = [_start(_arguments(folder, folder / "two"), _slurm(number)) for number in (0, 1)]
-    for process in started:
-        shown, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
-        assert ("mean Dice" in shown) == (process is started[0])
-        assert process is started[0] or not errors
+    (shown, _), (nothing, errors) = _by_srun(_arguments(folder, folder / "two"))
+    assert "mean Dice" in shown
+    assert "mean Dice" not in nothing
+    assert not errors
     return folder
 
 
@@ -70,12 +69,25 @@ def _arguments(work: Path, out: Path, batch: int = 1) -> list[str]:
     ]
 
 
-def _slurm(number: int) -> list[str]:
-    return [
-        *("SLURM_JOB_NAME=train", "SLURM_JOB_ID=1", "SLURM_NODELIST=127.0.0.1", "SLURM_NNODES=1"),
-        *("SLURM_NTASKS=2", "SLURM_NTASKS_PER_NODE=2", "SLURM_NODEID=0"),
-        *(f"SLURM_PROCID={number}", f"SLURM_LOCALID={number}", f"MASTER_PORT={_PORT}"),
+def _by_srun(arguments: list[str]) -> list[tuple[str, str]]:
+    """What each of two processes shows that were started as srun would."""
+    port = _free_port()
+    started = [
+        Started(medseg, arguments, environment=os.environ | _ENVIRONMENT | _slurm(number, port))
+        for number in (0, 1)
     ]
+    shown = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], shown
+    return shown
+
+
+def _slurm(number: int, port: int) -> dict[str, str]:
+    fixed = {
+        **{"SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "1", "SLURM_NODELIST": "127.0.0.1"},
+        **{"SLURM_NNODES": "1", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"},
+    }
+    own = {"SLURM_PROCID": number, "SLURM_LOCALID": number, "MASTER_PORT": port}
+    return fixed | {name: str(value) for name, value in own.items()}
 
 
 def _free_port() -> int:
@@ -84,26 +96,18 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-_PORT = _free_port()
-
-
-def _start(
-    arguments: list[str], variables: list[str] | None = None, launcher: list[str] | None = None
-) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment |= dict(entry.split("=", 1) for entry in variables or [])
-    return subprocess.Popen(
-        [sys.executable, *(launcher or []), "-m", "medseg", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def _torchrun(arguments: list[str]) -> subprocess.Popen[str]:
     options = ("--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={_free_port()}")
-    return _start(arguments, launcher=["-m", "torch.distributed.run", *options])
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *options, "-m", "medseg", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | _ENVIRONMENT,
+    )
 
 
 def _table(run: Path, name: str) -> list[dict[str, float]]:
@@ -178,9 +182,7 @@ def test_a_training_whose_one_process_is_killed_ends_and_can_be_resumed(work: Pa
     reached = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < reached < STEPS
 
-    resumed = _torchrun([*_arguments(work, out), "--resume"])
-    _, errors = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, errors
+    _by_srun([*_arguments(work, out), "--resume"])
     assert json.loads((out / "fold_0" / "finished.json").read_text(encoding="utf-8"))["steps"] == STEPS
     for name in ("steps.csv", "metrics.csv"):
         assert _table(out, name) == _table(work / "two", name)

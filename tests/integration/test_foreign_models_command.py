@@ -19,6 +19,8 @@ from medseg.volume import Volume
 from tests.data.bundles import UNET, Betrayal, with_member, write_own_bundle, write_zoo_bundle, zipped
 from tests.data.nnunet import write_nnunet_folder
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 MakeRun = Callable[..., Path]
 
 

@@ -12,6 +12,8 @@ from medseg.cli.main import main
 from medseg.data.phantoms import write_phantom_dataset
 from medseg.files import read_json, write_json
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 TINY = """
 folds: 3
 network: {name: unet, base_features: 2}

@@ -21,6 +21,8 @@ from medseg.runs import RunFolder
 from medseg.runs.postprocess import PostprocessChoice, load_postprocess
 from medseg.volume import Volume
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 MakeRun = Callable[..., Path]
 LABELS = LabelScheme.from_names({1: "anterior", 7: "posterior"})
 GRID = Grid((20, 18, 16), np.diag([1.0, 1.0, 2.0, 1.0]))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +27,7 @@ from medseg.geometry import Grid
 from medseg.io import read_header, read_volume, write_volume
 from medseg.volume import Volume
 from tests.data.dicom_cases import CASES
+from tests.data.processes import Started, medseg
 
 MakeRun = Callable[..., Path]
 
@@ -447,13 +446,14 @@ def test_killed_half_way_no_label_map_bears_its_name(make_run: MakeRun, tmp_path
     voxels = np.random.default_rng(0).normal(size=(1, 160, 160, 160)).astype(np.float32)
     write_volume(Volume(voxels, Grid((160, 160, 160), np.eye(4))), image)
     arguments = ["predict", "--model", run, "--input", image, "--out", out, "--device", "cpu"]
-    with subprocess.Popen([sys.executable, "-m", "medseg", *map(str, arguments)]) as process:
-        while not out.exists():  # it is made when the work begins
-            assert process.poll() is None
-            time.sleep(0.05)
-        time.sleep(1.0)
+    process = Started(medseg, [*map(str, arguments)])
+    while not out.exists():  # it is made when the work begins
         assert process.poll() is None
-        process.kill()
+        time.sleep(0.05)
+    time.sleep(1.0)
+    assert process.poll() is None
+    process.kill()
+    process.wait()
 
     assert [path.name for path in out.iterdir() if not path.name.startswith(".")] == []
 

@@ -17,6 +17,8 @@ from medseg.io import read_volume, write_volume
 from medseg.runs import RunFolder
 from medseg.volume import Volume
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 TINY = """
 folds: 3
 network: {name: unet, base_features: 2}

@@ -7,8 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +16,14 @@ import torch
 
 from medseg.cli.main import main
 from medseg.data.phantoms import write_phantom_dataset
+from tests.data.processes import Started, medseg
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(os.name != "posix", reason="processes are not killed by signals there"),
 ]
 
-STEPS = 60
+STEPS = 40
 RECIPE = """
 folds: 3
 network: {name: unet, base_features: 2, options: {dropout: 0.2}}
@@ -54,22 +53,15 @@ def _arguments(work: Path, out: Path) -> list[str]:
     ]
 
 
-def _start(work: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+def _start(work: Path, out: Path, *more: str) -> Started:
     # The number of threads decides in which order numbers are added up.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(
-        [sys.executable, "-m", "medseg", *_arguments(work, out), *more],
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    return Started(medseg, [*_arguments(work, out), *more], environment=environment)
 
 
 def _stopped(
-    work: Path, out: Path, when: Callable[[], bool], stop: Callable[[subprocess.Popen[str]], None], *more: str
-) -> subprocess.Popen[str]:
+    work: Path, out: Path, when: Callable[[], bool], stop: Callable[[Started], None], *more: str
+) -> Started:
     """Start a training and stop it at a moment; again if it was faster than that."""
     for _ in range(5):
         process = _start(work, out, *more)
@@ -83,7 +75,7 @@ def _stopped(
     pytest.fail("the training ends before it can be stopped")
 
 
-def _kill(process: subprocess.Popen[str]) -> None:
+def _kill(process: Started) -> None:
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
@@ -125,7 +117,7 @@ def test_a_training_killed_twice_ends_with_the_same_weights(work: Path, tmp_path
     _stopped(work, out, checkpoint.exists, _kill)
     reached = torch.load(checkpoint, weights_only=True)["step"]
     assert 0 < reached < STEPS
-    _stopped(work, out, lambda: _steps(out) > reached + 20, _kill, "--resume")
+    _stopped(work, out, lambda: _steps(out) > reached + 15, _kill, "--resume")
     assert not (out / "fold_0" / "finished.json").exists()
     assert main([*_arguments(work, out), "--resume"]) == 0
     _assert_as_undisturbed(work, out)
@@ -150,7 +142,7 @@ def test_a_training_that_is_stopped_says_so_and_can_be_resumed(
     out = tmp_path / "run"
     checkpoint = out / "fold_0" / "checkpoints" / "resume.ckpt"
 
-    def stop(process: subprocess.Popen[str]) -> None:
+    def stop(process: Started) -> None:
         # A terminal sends Ctrl-C to everyone, a scheduler asks the one process that it started.
         if sent == signal.SIGINT:
             os.killpg(process.pid, sent)
@@ -176,7 +168,7 @@ def test_helpers_of_a_killed_training_do_not_stay(work: Path, tmp_path: Path) ->
     out = tmp_path / "run"
     helpers: list[Path] = []
 
-    def kill_the_parent_alone(process: subprocess.Popen[str]) -> None:
+    def kill_the_parent_alone(process: Started) -> None:
         for children in Path(f"/proc/{process.pid}/task").glob("*/children"):
             helpers.extend(Path("/proc") / child for child in children.read_text().split())
         process.kill()

@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,9 @@ from medseg.io import read_volume, write_volume
 from medseg.runs import Plan, RunFolder
 from medseg.runs.documents import load_json
 from medseg.volume import Volume
+from tests.data.processes import Started, medseg, medseg_where_files_stay_small
+
+pytestmark = pytest.mark.usefixtures("without_pictures")
 
 TINY = """
 folds: 3
@@ -122,12 +124,12 @@ def test_all_folds_are_one_run(
     assert not run.cache.exists()
 
 
-def test_a_pipe_stays_silent(data: Path, recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "medseg", "train", "--data", str(data), "--recipe", str(recipe)]
-    command += ["--out", str(tmp_path / "run"), "--max-steps", "2", "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "mean Dice" in done.stdout
+def test_what_is_no_terminal_stays_silent(data: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--data", str(data), "--recipe", str(recipe), "--out", str(tmp_path / "run")]
+    process = Started(medseg, [*arguments, "--max-steps", "2", "--quiet"])
+    shown, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "mean Dice" in shown
 
 
 def test_a_finished_run_is_shown_again(
@@ -303,14 +305,6 @@ def test_a_folder_without_permission_is_refused(
     _is_one_line(capsys.readouterr(), "permission denied")
 
 
-FULL_DISK = """
-import resource, sys
-from medseg.cli.main import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[2:]))
-"""
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="files cannot be limited in size there")
 @pytest.mark.parametrize(
     ("limit_bytes", "file", "left"), [(20_000, "cache/mr_00", False), (60_000, "checkpoints/", True)]
@@ -321,23 +315,14 @@ def test_a_disk_that_fills_up_is_told_in_one_line(
     # No file may grow beyond the limit: writing fails midway, as on a full disk.
     wide = tmp_path / "wide.yaml"
     wide.write_text(TINY.replace("base_features: 2", "base_features: 8"), encoding="utf-8")
-    command = [
-        sys.executable,
-        "-c",
-        FULL_DISK,
-        str(limit_bytes),
-        "train",
-        "--data",
-        str(data),
-        "--recipe",
-        str(wide),
-    ]
-    command += ["--out", str(tmp_path / "run"), "--max-steps", "2", "--workers", "0", "--device", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert done.stderr.count("\n") == 1
-    assert f"{tmp_path / 'run'}" in done.stderr
-    assert file in done.stderr
+    arguments = ["train", "--data", str(data), "--recipe", str(wide), "--out", str(tmp_path / "run")]
+    arguments += ["--max-steps", "2", "--workers", "0", "--device", "cpu"]
+    process = Started(medseg_where_files_stay_small, limit_bytes, arguments)
+    _, errors = process.communicate()
+    assert process.returncode == 4
+    assert errors.count("\n") == 1
+    assert f"{tmp_path / 'run'}" in errors
+    assert file in errors
     assert (tmp_path / "run").exists() is left  # what was trained is kept, a mere beginning is not
     assert not list(tmp_path.rglob("*.part.*"))
 

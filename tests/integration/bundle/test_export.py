@@ -34,6 +34,8 @@ from medseg.segmenters import load_segmenter
 from medseg.training.parts import build_loss
 from medseg.volume import Volume
 
+pytestmark = pytest.mark.usefixtures("without_pictures")
+
 NEEDED = {
     "LICENSE",
     *("configs/metadata.json", "configs/medseg.json", "configs/logging.conf"),

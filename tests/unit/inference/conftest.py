@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests.data.processes import Started, python
 
 MEASURED = """
 import ctypes, gc, sys
@@ -55,8 +55,9 @@ def peaks() -> Callable[..., list[Peak]]:
         pytest.skip("peak memory is read from Linux's /proc")
 
     def run(code: str, *arguments: object) -> list[Peak]:
-        command = [sys.executable, "-c", MEASURED + code, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        return [Peak(*map(int, line.split())) for line in done.stdout.splitlines()]
+        process = Started(python, MEASURED + code, [*map(str, arguments)])
+        shown, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+        return [Peak(*map(int, line.split())) for line in shown.splitlines()]
 
     return run

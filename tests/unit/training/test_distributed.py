@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,20 +30,8 @@ from medseg.training.distributed import (
 from medseg.training.module import SegmentationModule
 from medseg.training.parts import build_loss
 from medseg.training.patches import EpochSampler
-
-SCRIPT = Path(__file__).with_name("two_processes.py")
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("two_processes", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = _script()
+from tests.data.processes import Started
+from tests.unit.training import two_processes as script
 
 
 def _free_port() -> int:
@@ -68,10 +53,10 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
             "MASTER_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(sys.path),
         }
-        started.append(subprocess.Popen([sys.executable, str(SCRIPT), str(folder)], env=environment))
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
+        started.append(Started(script.work, folder, environment=environment))
+    shown = [process.communicate(timeout=300) for process in started]
+    assert [process.returncode for process in started] == [0, 0], shown
     return folder, [torch.load(folder / f"{number}.pt", weights_only=True) for number in (0, 1)]
 
 

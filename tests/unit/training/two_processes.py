@@ -1,12 +1,11 @@
 """One of two processes that work on one batch: computes its share and writes it down.
 
-Started by test_distributed.py as a launcher would, with the folder for its results.
+Started by test_distributed.py with what a launcher would tell it.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -119,7 +118,12 @@ def _told(processes: Processes) -> str:
     return ""
 
 
-def _main(folder: Path) -> None:
+def work(folder: Path) -> None:
+    """Compute one process's share, with the other; then lose the other.
+
+    Args:
+        folder: For the results.
+    """
     with join_processes("cpu") as processes:
         number = processes.number
         network = normalising_network()
@@ -156,7 +160,3 @@ def _main(folder: Path) -> None:
             processes.by_first(lambda: None)
             time.sleep(0.2)
             os._exit(0)  # as if killed
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
