@@ -76,7 +76,10 @@ class CleanPython:
         Raises:
             ConfigError: There is no such interpreter, or it lacks what MONAI's bundles need.
         """
-        clean = cls(python or sys.executable, scratch, hidden)
+        chosen = python or sys.executable
+        # It is started in other folders. A link stays one: by it an interpreter knows its environment.
+        executable = str(Path(chosen).absolute()) if len(Path(chosen).parts) > 1 else chosen
+        clean = cls(executable, scratch, hidden)
         write_text(_BLOCK.format(hidden=(*_HIDDEN, *hidden)), scratch / "sitecustomize.py")
         found = clean.environment()
         lacking = [name for name, version in found.items() if version is None]

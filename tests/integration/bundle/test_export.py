@@ -442,6 +442,13 @@ def test_the_proof_needs_an_image(make_run: Callable[..., Path], tmp_path: Path)
     assert "--input" in str(raised.value)
 
 
+def test_a_python_may_be_named_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Path(sys.executable)
+    monkeypatch.chdir(here.parents[1])
+    named = f"{here.parent.name}/{here.name}"
+    assert CleanPython.of(named, tmp_path / "scratch").executable == str(here)
+
+
 def test_another_python_without_monai_is_refused(run: Path, tmp_path: Path) -> None:
     import venv
 
