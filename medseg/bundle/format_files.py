@@ -71,7 +71,9 @@ class FormatFiles:
 
         core = openvino.Core()
         path = self._stem.with_suffix(".xml")
-        openvino.save_model(core.read_model(self._onnx_file()), path, compress_to_fp16=False)
+        model = core.read_model(self._onnx_file())
+        _number_layers(model)
+        openvino.save_model(model, path, compress_to_fp16=False)
         # Left to itself, OpenVINO computes in bfloat16 where a processor can.
         compiled = core.compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return path, "single precision, weights beside it in .bin", lambda image: compiled(image)[0]
@@ -151,6 +153,14 @@ def _sorted_constants(code: str) -> str:
     """
     blocks = itertools.groupby(code.splitlines(keepends=True), lambda line: " : Final[" in line)
     return "".join(line for constant, lines in blocks for line in (sorted(lines) if constant else lines))
+
+
+def _number_layers(model: Any) -> None:
+    """Name OpenVINO's layers by their order: it numbers all that it has made since the process began."""
+    for number, layer in enumerate(model.get_ordered_ops()):
+        kind = layer.get_type_name()
+        if kind not in ("Parameter", "Result"):
+            layer.set_friendly_name(f"{kind}_{number}")
 
 
 def _strip_onnx(path: Path) -> None:

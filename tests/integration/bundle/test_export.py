@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pytest
 import torch
 import yaml
 
-from medseg.bundle import Exported, ExportOptions, Statement, export_bundle, of_runs, statement_of
+from medseg.bundle import FORMATS, Exported, ExportOptions, Statement, export_bundle, of_runs, statement_of
 from medseg.bundle.archive import write_archive
 from medseg.bundle.clean_process import CleanPython
 from medseg.bundle.content import read_content
 from medseg.bundle.evaluation import known_scores
+from medseg.bundle.formats import FormatReport, write_formats
 from medseg.bundle.of_runs import BundleOfRun
 from medseg.bundle.verification import MARGIN, compare_case
 from medseg.cli.main import main
@@ -288,6 +290,18 @@ def test_a_bundle_that_does_not_run_is_told_in_a_line(tmp_path: Path) -> None:
     assert python.bundle(tmp_path / "bundle", "run", "-x") == "['run', '-x']\n"
 
 
+def test_places_of_maxima_excuse_some_logits_and_few_labels() -> None:
+    report = FormatReport(
+        format="onnx", fold=0, file="models/model.onnx", detail="", largest_logit=10.0, difference=0.1,
+        other_labels=0, voxels=1000, other_size=(10, 10, 10), other_size_difference=0.0, other_size_labels=0,
+        others=0.05, relabelled=0.005, unpools=True,
+    )  # fmt: skip
+    assert report.agrees
+    for changes in ({"unpools": False}, {"others": 0.2}, {"relabelled": 0.02}):
+        assert not replace(report, **changes).agrees
+    assert replace(report, others=0.0, relabelled=0.0, unpools=False).agrees
+
+
 def test_differences_are_counted(exported: Exported, run: Path, phantoms: Dataset) -> None:
     del exported
     case = phantoms.cases[0]
@@ -345,6 +359,17 @@ def test_what_cannot_be_is_refused_before_work_starts(
         export_bundle(run, tmp_path / "bundle", ExportOptions(**options))
     assert told in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_formats_are_written_alike_each_time(exported: Exported, run: Path, tmp_path: Path) -> None:
+    content = read_content(run, "same")
+    (tmp_path / "models").mkdir()
+    networks = BundleOfRun(content, Statement(), known_scores(content), "licence", ()).networks()
+    write_formats(networks, FORMATS, tmp_path, lambda _: None)
+    written = sorted((tmp_path / "models").iterdir())
+    assert {file.suffix for file in written} == {".pt2", ".ts", ".onnx", ".xml", ".bin"}
+    for file in written:
+        assert file.read_bytes() == (exported.bundle / "models" / file.name).read_bytes(), file.name
 
 
 def test_images_that_cannot_be_segmented_are_refused_before_work_starts(
