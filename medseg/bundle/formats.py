@@ -36,8 +36,8 @@ _FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, NotImplemented
 _OTHERS_OF_UNPOOLING = 0.1
 _LABELS_OF_UNPOOLING = 0.01
 """Parts of the voxels that may have other logits, and another best class, where a network unpools: of two
-maxima that are equal but for rounding, a format may take the other, and what lies around them moves, thousands
-of voxels of a small image if it is on the coarsest level. Without unpooling there are none."""
+maxima that are equal but for rounding, a format may take the other, and what lies around them moves: of a
+small image thousands of voxels, if it is on the coarsest level. Without unpooling there are none."""
 
 
 @dataclass(frozen=True)
