@@ -11,8 +11,9 @@ from medseg.runs.part import Part
 __all__ = ["RefineChoice"]
 
 _OPTIONS = {
-    "graph_cut": ("smoothness_mm", "connectivity"),
+    "graph_cut": ("contrast", "smoothness_mm", "connectivity"),
     "dense_crf": (
+        "contrast",
         "iterations",
         "bilateral_weight",
         "bilateral_sigma_mm",
@@ -20,18 +21,23 @@ _OPTIONS = {
         "spatial_sigma_mm",
         "passes",
     ),
+    "expected_dice": (),
 }
-"""What is of one method alone."""
+"""What each method may be given."""
 
 
 class RefineChoice(Part):
-    """How borders are drawn to where the image has edges, and specks taken away, by all scores together.
+    """How labels are made of all scores together.
+
+    A graph cut and a dense CRF draw borders to where the image has edges, and take specks away; the labels
+    of the best expected Dice take in what is uncertain.
 
     ``refine: graph_cut`` is short for ``refine: {method: graph_cut}``. What is left out is the method's own
-    default; see :func:`medseg.classical.graph_cut` and :func:`medseg.classical.dense_crf`.
+    default; see :func:`medseg.classical.graph_cut`, :func:`medseg.classical.dense_crf` and
+    :func:`medseg.classical.best_dice_labels`.
 
     Attributes:
-        method: ``"graph_cut"`` or ``"dense_crf"``.
+        method: ``"graph_cut"``, ``"dense_crf"`` or ``"expected_dice"``, which has no options.
         contrast: How large a difference in intensity makes a border likely; ``"none"``, of graph cuts:
             intensities do not count.
         smoothness_mm: Price of borders; of graph cuts.
@@ -44,7 +50,7 @@ class RefineChoice(Part):
         passes: Of the lattice.
     """
 
-    method: Literal["graph_cut", "dense_crf"]
+    method: Literal["graph_cut", "dense_crf", "expected_dice"]
     contrast: PositiveFloat | Literal["none"] | None = None
     smoothness_mm: float | None = Field(default=None, ge=0.0)
     connectivity: Literal["faces", "edges", "corners"] | None = None
@@ -64,10 +70,10 @@ class RefineChoice(Part):
     def _options_of_the_method(self) -> RefineChoice:
         if self.method == "dense_crf" and self.contrast == "none":
             raise ValueError("'contrast: none' is of 'method: graph_cut'")
-        other = "graph_cut" if self.method == "dense_crf" else "dense_crf"
-        for name in _OPTIONS[other]:
-            if getattr(self, name) is not None:
-                raise ValueError(f"'{name}' is of 'method: {other}'")
+        for other, names in _OPTIONS.items():
+            for name in names:
+                if name not in _OPTIONS[self.method] and getattr(self, name) is not None:
+                    raise ValueError(f"'{name}' is of 'method: {other}'")
         return self
 
     def options(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Any segmenter, its scores refined by a graph cut or a fully connected random field."""
+"""Any segmenter, its scores refined: by a graph cut, a fully connected random field, or for the best Dice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from medseg.classical import dense_crf, dense_crf_bytes, graph_cut, graph_cut_bytes
+from medseg.classical import (
+    best_dice_labels,
+    best_dice_labels_bytes,
+    dense_crf,
+    dense_crf_bytes,
+    graph_cut,
+    graph_cut_bytes,
+)
 from medseg.geometry import Grid
 from medseg.inference import Stage, slab_ranges
 from medseg.runs.postprocess import RefineChoice
@@ -41,8 +48,8 @@ class RefinedPassage(WholeImagePassage):
 class RefinedSegmenter(WholeImageSegmenter):
     """Draws labels from all scores of another segmenter and the image together.
 
-    The scores are held as a whole, on the image's own grid. Of a graph cut they are 1 and 0 afterwards, as
-    logarithms and up to a millionth; of a dense CRF they are what each voxel believes in the end.
+    The scores are held as a whole, on the image's own grid. Of a dense CRF they are afterwards what each
+    voxel believes in the end; of the others they are 1 and 0, as logarithms and up to a millionth.
 
     Args:
         segmenter: Gives the scores, of which an ensemble's are taken for probabilities.
@@ -116,7 +123,10 @@ class RefinedSegmenter(WholeImageSegmenter):
         spacing_mm, options = image.grid.spacing_mm, self.choice.options()
         if self.choice.method == "dense_crf":
             return dense_crf(scores, image.array, spacing_mm, **options)
-        classes = graph_cut(scores, image.array, spacing_mm, **options)
+        if self.choice.method == "expected_dice":
+            classes = best_dice_labels(scores)
+        else:
+            classes = graph_cut(scores, image.array, spacing_mm, **options)
         for index, score in enumerate(scores):
             score[...] = log_probabilities((classes == index).astype(np.float32))
         return scores
@@ -126,6 +136,8 @@ class RefinedSegmenter(WholeImageSegmenter):
         classes, channels = len(self.labels), len(self.channel_names)
         if self.choice.method == "dense_crf":
             return {"dense CRF": dense_crf_bytes(grid.shape, classes, channels)}
+        if self.choice.method == "expected_dice":
+            return {"expected Dice": best_dice_labels_bytes(grid.shape, classes)}
         return {"graph cut": graph_cut_bytes(grid.shape, classes)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medseg.classical import dense_crf, graph_cut
+from medseg.classical import best_dice_labels, dense_crf, graph_cut
 from medseg.errors import ConfigError
 from medseg.runs.postprocess import PostprocessChoice, RefineChoice, load_postprocess
 
@@ -33,7 +33,10 @@ def test_scores_alone_are_told_from_label_maps(tmp_path: Path) -> None:
     assert choice.told() == "scores refined by dense_crf (iterations 3); holes filled of all"
 
 
-@pytest.mark.parametrize(("method", "function"), [("graph_cut", graph_cut), ("dense_crf", dense_crf)])
+@pytest.mark.parametrize(
+    ("method", "function"),
+    [("graph_cut", graph_cut), ("dense_crf", dense_crf), ("expected_dice", best_dice_labels)],
+)
 def test_every_option_is_one_of_the_function_and_no_other_is_taken(method: str, function: Any) -> None:
     known = inspect.signature(function).parameters
     for name in set(RefineChoice.model_fields) - {"method"}:
@@ -48,7 +51,7 @@ def test_every_option_is_one_of_the_function_and_no_other_is_taken(method: str, 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("refine: crf", "refine.method.*'graph_cut' or 'dense_crf'"),
+        ("refine: crf", "refine.method.*'graph_cut', 'dense_crf' or 'expected_dice'"),
         (
             "refine: {method: graph_cut, smoothnes_mm: 1}",
             "unknown key 'refine.smoothnes_mm'.*'smoothness_mm'",

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medseg.classical import expected_dice
 from medseg.data import Dataset, load_dataset
 from medseg.data.phantoms import write_phantom_dataset
 from medseg.data.splits import Split
@@ -17,6 +18,7 @@ from medseg.io import read_volume, write_volume
 from medseg.labels import LabelScheme
 from medseg.metrics import overlap_metrics
 from medseg.runs import MethodRecipe, load_any_recipe
+from medseg.runs.postprocess import PostprocessChoice
 from medseg.segmenters import load_segmenter
 from medseg.volume import Volume
 
@@ -86,6 +88,22 @@ def test_it_segments_phantoms(phantoms: Dataset, method: str, tmp_path: Path) ->
     np.testing.assert_array_equal(load_segmenter(run.path).segment(image).array, labels.array)
     run.path.rename(tmp_path / "elsewhere")  # all that it needs lies in the run
     np.testing.assert_array_equal(load_segmenter(tmp_path / "elsewhere").segment(image).array, labels.array)
+
+
+def test_the_recipe_takes_the_labels_of_the_best_expected_dice(phantoms: Dataset, tmp_path: Path) -> None:
+    shipped = load_any_recipe("multi_atlas").postprocess
+    quick = recipe("multi_atlas").model_copy(update={"postprocess": shipped})
+    run = fit(phantoms, quick, tmp_path / "run", folds=[0])
+    case = next(case for case in phantoms.cases if case.id in Split.load(run.split_path).validation(0))
+    image = read_volume(case.images)
+    plain = load_segmenter(run.path, postprocess=PostprocessChoice())
+    likely, found = (segmenter.segment(image).array[0] for segmenter in (plain, load_segmenter(run.path)))
+    stage = plain.scores(image)
+    probabilities = np.exp(stage.read(0, stage.length).numpy())
+    best, common = (
+        expected_dice(probabilities, phantoms.labels.to_indices(labels)).sum() for labels in (found, likely)
+    )
+    assert best > common + 0.001
 
 
 @pytest.mark.parametrize("method", QUICK)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from medseg.classical import dense_crf, graph_cut
+from medseg.classical import best_dice_labels, dense_crf, graph_cut
 from medseg.cli.main import main
 from medseg.errors import ConfigError, ResourceError
 from medseg.files import read_json
@@ -24,7 +24,7 @@ from medseg.segmenters import NetworkSegmenter, RefinedSegmenter, Segmenter, loa
 from medseg.volume import Volume
 
 LABELS = LabelScheme.from_names({3: "vessel"})
-METHODS = ("graph_cut", "dense_crf")
+METHODS = ("graph_cut", "dense_crf", "expected_dice")
 
 
 def brightness(postprocess: PostprocessChoice | None = None, mode: str = "auto") -> NetworkSegmenter:
@@ -67,10 +67,21 @@ def test_scores_are_those_of_the_function_on_the_image_s_own_grid(method: str, i
     assert spacing_mm == pytest.approx((1.2, 0.9, 2.0))
     if method == "graph_cut":
         np.testing.assert_array_equal(refined.argmax(axis=0), graph_cut(plain, image.array, spacing_mm))
+    elif method == "expected_dice":
+        np.testing.assert_array_equal(refined.argmax(axis=0), best_dice_labels(plain))
     else:
         np.testing.assert_allclose(refined, dense_crf(plain, image.array, spacing_mm), atol=1e-5)
     np.testing.assert_allclose(np.exp(refined).sum(axis=0), 1.0, atol=1e-4)
     assert np.count_nonzero(refined.argmax(axis=0) != plain.argmax(axis=0)) > 100
+
+
+def test_the_best_expected_dice_takes_in_what_is_uncertain(image: Volume) -> None:
+    plain = brightness().segment(image).array
+    segmenter = RefinedSegmenter(brightness(), RefineChoice(method="expected_dice"))
+    best = segmenter.segment(image).array
+    assert (best >= plain).all()
+    assert np.count_nonzero(best) > np.count_nonzero(plain)
+    assert "by expected_dice" in str(segmenter.plan(image))
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliding-window"])
