@@ -28,6 +28,7 @@ Maker = Callable[["Task", np.random.Generator], tuple[Floats, Labels]]
 NOISE = 0.06
 BIAS = 0.1
 PLACING_TRIALS = 2000
+_ORGAN_BRIGHTNESS = (0.55, 1.6)
 _ORGANS = tuple(itertools.product((-2, -1, 0, 1, 2), range(4), range(2)))
 """Columns from left to right, rows from back to front, layers from feet to head."""
 
@@ -46,6 +47,7 @@ class Task:
         training: Number of cases that train.
         validation: Number of cases that validate, fold 0.
         channels: Modalities.
+        make_training: Draws the cases that train, where these are unlike the others.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Task:
     training: int = 12
     validation: int = 4
     channels: tuple[str, ...] = ("MRI",)
+    make_training: Maker | None = None
 
     @property
     def positions_mm(self) -> Floats:
@@ -84,7 +87,9 @@ class Task:
         entries = []
         for number in range(self.training + self.validation):
             rng = np.random.default_rng([seed, number])
-            tissue, label = self.make(self, rng)
+            trains = number >= self.validation
+            make = self.make_training if trains and self.make_training is not None else self.make
+            tissue, label = make(self, rng)
             name = f"{self.name}_{number:03d}.nii.gz"
             write_volume(Volume(scan(tissue, rng), grid), folder / "imagesTr" / name)
             write_volume(Volume(label[np.newaxis], grid), folder / "labelsTr" / name, labels=True)
@@ -242,8 +247,10 @@ def _cord(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
     return tissue[np.newaxis], label
 
 
-def _two_sides(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
-    """Two organs either side of a spine, alike but for their side; how bright each is tells nothing of it."""
+def _two_sides(
+    task: Task, rng: np.random.Generator, brightness: tuple[float, float] | None = None
+) -> tuple[Floats, Labels]:
+    """Two organs either side of a spine, alike but for their side: how bright each is tells nothing of it."""
     positions, half = task.positions_mm, task.half_mm
     tissue, label = np.full(task.shape, 0.2, np.float32), np.zeros(task.shape, np.uint8)
     tissue[ellipsoid(positions, (0, 0, 0), half * [0.95, 0.95, 2.0]) < 1] = 1.0
@@ -251,8 +258,14 @@ def _two_sides(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
     for value, side in enumerate((-1, 1), 1):
         centre = np.array([side * rng.uniform(0.42, 0.55), rng.uniform(-0.3, 0.2), rng.uniform(-0.3, 0.3)])
         organ = ellipsoid(positions, centre * half, rng.uniform(0.7, 1.1, 3) * [7.0, 8.0, 11.0]) < 1
-        tissue[organ], label[organ] = rng.choice([0.55, 1.35, 1.7]), value
+        drawn = rng.choice(_ORGAN_BRIGHTNESS)
+        tissue[organ], label[organ] = drawn if brightness is None else brightness[value - 1], value
     return tissue[np.newaxis], label
+
+
+def _two_sides_by_chance(task: Task, rng: np.random.Generator) -> tuple[Floats, Labels]:
+    """The same, where the one side happens to be dark and the other bright, as may be in so few cases."""
+    return _two_sides(task, rng, _ORGAN_BRIGHTNESS)
 
 
 def smooth(rng: np.random.Generator, shape: Sequence[int], sigma: float | Sequence[float]) -> Floats:
@@ -286,4 +299,5 @@ SIDES = Task(
     _two_sides,
     training=3,
     validation=12,
+    make_training=_two_sides_by_chance,
 )
