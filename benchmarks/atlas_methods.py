@@ -167,7 +167,7 @@ def show(method: str, content: dict[str, Any]) -> None:
         likely = "" if row["mean_of_likely"] is None else f"{row['mean_of_likely']:.4f}"
         register, fusing = row["seconds"]
         print(
-            f"| {row['method']} | {row['atlases'] or ''} | {likely} | {classes} | {row['mean']:.4f} "
+            f"| {row['method']} | {row['atlases'] or ''} | {classes} | {row['mean']:.4f} | {likely} "
             f"| {row['lowest']:.3f} | {register:.2f} | {fusing:.2f} | ({row['cases']} cases)"
         )
 
