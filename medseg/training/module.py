@@ -19,6 +19,7 @@ from medseg.segmenters.passage import SMALL
 from medseg.training.averaging import average_of, recalibrate_batch_norm
 from medseg.training.budget import Budget, learning_rate_factor
 from medseg.training.clock import Clock
+from medseg.training.layout import memory_layout
 from medseg.training.patches import Patch
 
 __all__ = ["SegmentationModule", "TrainingModule"]
@@ -45,6 +46,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
         measured: What the last validation measured, by name; empty before the first.
         validated_step: When that was; -1 before the first.
         best_quality: The highest quality so far.
+        layout: How weights and batches lie in memory.
         process: Which of the processes that train together this one is, from 0.
         processes: How many those are.
         clock: Seconds; the same in each process.
@@ -53,7 +55,8 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
 
     def __init__(self, network: nn.Module, plan: Plan, recipe: Recipe, budget: Budget, seed: int) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        self.layout = memory_layout(network)
+        self.network = network.to(memory_format=self.layout)  # type: ignore[call-overload]
         decay = recipe.optimizer.averaging
         self.average = average_of(self.network, decay) if decay else None
         self.plan = plan
@@ -176,7 +179,7 @@ class TrainingModule(lightning.LightningModule):  # type: ignore[misc]
 
     def _image(self, batch: Patch) -> torch.Tensor:
         image: torch.Tensor = batch["image"]
-        return image.to(self.device).contiguous(memory_format=torch.channels_last_3d)
+        return image.to(self.device).contiguous(memory_format=self.layout)
 
     def resume_state(self) -> dict[str, Any]:
         """Everything that ``restore`` needs: tensors, numbers and names alone."""

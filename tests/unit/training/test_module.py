@@ -97,6 +97,30 @@ def test_each_validation_starts_anew(plan: Plan) -> None:
     assert module.mean_dice == 1.0
 
 
+@pytest.mark.parametrize(
+    ("norm", "layout"),
+    [(nn.BatchNorm3d(2), torch.channels_last_3d), (nn.InstanceNorm3d(2), torch.contiguous_format)],
+)
+def test_weights_and_batches_lie_as_the_norms_want_them(
+    plan: Plan, norm: nn.Module, layout: torch.memory_format
+) -> None:
+    class Network(nn.Sequential):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            self.given = images
+            scores: torch.Tensor = super().forward(images)
+            return scores
+
+    network = Network(nn.Conv3d(3, 2, 3, padding=1), norm, nn.Conv3d(2, 5, 1))
+    batch = {"image": torch.rand(2, 3, 4, 4, 4), "label": torch.zeros(2, 1, 4, 4, 4, dtype=torch.long)}
+    _module(plan, network).training_step(batch, 0)
+    weight = network[0].weight
+    assert isinstance(weight, torch.Tensor)
+    (other,) = {torch.contiguous_format, torch.channels_last_3d} - {layout}
+    for tensor in (network.given, weight):
+        assert tensor.is_contiguous(memory_format=layout)
+        assert not tensor.is_contiguous(memory_format=other)
+
+
 def test_before_the_first_validation_there_is_no_score(plan: Plan) -> None:
     module = _module(plan)
     assert module.mean_dice == 0.0
