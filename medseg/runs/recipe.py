@@ -55,13 +55,13 @@ class NetworkChoice(Part):
 
     Attributes:
         name: A registered network.
-        base_features: Features of the first level; each further level has twice as many, up to 320. If left
-            out, 16 for a training on processors that ends within eight hours of them, else 32.
+        base_features: Features of the first level; each further level has twice as many, up to 320. If
+            ``None``, 16 for a training on processors that ends within eight hours of them, else 32.
         options: What else the network's constructor takes; goes before what the plan would choose.
     """
 
     name: str = "unet"
-    base_features: int = Field(default=32, ge=1)
+    base_features: int | None = Field(default=None, ge=1)
     options: dict[str, JsonValue] = Field(default_factory=dict)
 
     @field_validator("name")

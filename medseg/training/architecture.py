@@ -20,6 +20,8 @@ __all__ = ["Topology", "Triple", "plan_network", "plan_topology", "round_to", "r
 SMALLEST_GRID = 4
 """Voxels per axis that the network's deepest level keeps at least."""
 MOST_LEVELS = 6
+DEFAULT_FEATURES = 32
+"""Of the first level, where nobody says otherwise."""
 MOST_FEATURES = 320
 ANISOTROPY = 2.0
 """An axis whose voxels are this much longer than the finest axis' is neither pooled nor convolved across."""
@@ -107,7 +109,7 @@ def plan_network(
     # Where every level is pooled, the last one too, the coarsest grid has no convolutions of its own.
     used = levels - 1 if getattr(constructor, "pools_last_level", False) else levels
     _require_fitting_widths(recipe, named, used)
-    base = recipe.network.base_features
+    base = recipe.network.base_features or DEFAULT_FEATURES
     shape: dict[str, Any] = {
         "features": [min(base * 2**level, max(base, MOST_FEATURES)) for level in range(used)],
         "base_features": base,
@@ -163,7 +165,7 @@ def _require_fitting_widths(recipe: Recipe, named: Any, levels: int) -> None:
             f"network.options.features has {len(features)} levels, this data suits {levels}",
             fix=f"give {levels} numbers, or network.base_features alone",
         )
-    if "base_features" in recipe.network.model_fields_set and not {"features", "base_features"} & set(named):
+    if recipe.network.base_features is not None and not {"features", "base_features"} & set(named):
         raise ConfigError(
             f"network '{recipe.network.name}' takes no network.base_features",
             fix="leave it out; `medseg inspect` and the network's documentation name its options",

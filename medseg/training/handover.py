@@ -16,7 +16,7 @@ from medseg.runs import NetworkPlan, Plan, Recipe, RunFolder
 from medseg.runs.bundle import BundleFolder, is_bundle
 from medseg.segmenters import read_weights
 from medseg.segmenters.bundles.opening import open_bundle
-from medseg.training.architecture import Topology
+from medseg.training.architecture import DEFAULT_FEATURES, Topology
 
 __all__ = ["EncoderSource", "load_encoder", "require_fitting_encoder"]
 
@@ -129,13 +129,12 @@ class EncoderSource:
                 where=self.run.name,
                 fix=f"choose network.name: {theirs.name}, or {_ADVICE[self.part]} '{ours.name}'",
             )
-        if "base_features" in ours.model_fields_set and ours.base_features != theirs.base_features:
+        width, wanted = theirs.base_features or DEFAULT_FEATURES, ours.base_features
+        if wanted not in {None, width}:
             raise ConfigError(
-                f"holds {self._article} of {theirs.base_features} base features, the recipe asks for "
-                f"{ours.base_features}",
+                f"holds {self._article} of {width} base features, the recipe asks for {wanted}",
                 where=self.run.name,
-                fix=f"set network.base_features to {theirs.base_features}, or {_ADVICE[self.part]} with "
-                f"{ours.base_features}",
+                fix=f"set network.base_features to {width}, or {_ADVICE[self.part]} with {wanted}",
             )
 
 

@@ -7,6 +7,7 @@ import math
 
 from medseg.registry import NETWORKS
 from medseg.runs import Recipe
+from medseg.training.architecture import DEFAULT_FEATURES
 from medseg.training.budget import Budget
 
 __all__ = ["FEW_FEATURES", "SHORT_CPU_MINUTES", "fit_width"]
@@ -29,9 +30,8 @@ def fit_width(recipe: Recipe, budget: Budget, device_type: str, threads: int) ->
         threads: That compute on the CPU; a minute by the wall is as many minutes of processors.
 
     Returns:
-        The recipe with ``network.base_features`` spelt out; the same one where it is given already, the
-        network's levels have no widths of their own or come from elsewhere, or the budget is long, or of
-        steps alone.
+        The recipe with ``network.base_features`` spelt out; the same one where it is given already, or the
+        network's levels have no widths of their own or come from elsewhere.
 
     Example:
         >>> fit_width(Recipe(), Budget(max_cpu_minutes=30), "cpu", threads=2).network.base_features
@@ -39,12 +39,12 @@ def fit_width(recipe: Recipe, budget: Budget, device_type: str, threads: int) ->
         >>> fit_width(Recipe(), Budget(max_minutes=30), "cuda", threads=2).network.base_features
         32
     """
-    if _is_given(recipe) or device_type != "cpu":
+    if _is_given(recipe):
         return recipe
     by_the_wall = math.inf if budget.max_minutes is None else budget.max_minutes * threads
-    if min(by_the_wall, budget.max_cpu_minutes or math.inf) >= SHORT_CPU_MINUTES:
-        return recipe
-    network = recipe.network.model_copy(update={"base_features": FEW_FEATURES})
+    is_short = min(by_the_wall, budget.max_cpu_minutes or math.inf) < SHORT_CPU_MINUTES
+    features = FEW_FEATURES if is_short and device_type == "cpu" else DEFAULT_FEATURES
+    network = recipe.network.model_copy(update={"base_features": features})
     return recipe.model_copy(update={"network": network})
 
 
@@ -52,7 +52,7 @@ def _is_given(recipe: Recipe) -> bool:
     network = recipe.network
     named = set(inspect.signature(NETWORKS.resolve(network.name)).parameters)
     return (
-        "base_features" in network.model_fields_set
+        network.base_features is not None
         or "features" in network.options
         or "features" not in named
         or recipe.init_encoder is not None

@@ -7,6 +7,7 @@ import pytest
 
 from medseg.data import Dataset
 from medseg.runs import Recipe, load_recipe
+from medseg.runs.documents import save_yaml
 from medseg.training import Budget, TrainingOptions, train
 from medseg.training.width import SHORT_CPU_MINUTES, fit_width
 
@@ -26,6 +27,12 @@ from medseg.training.width import SHORT_CPU_MINUTES, fit_width
 def test_short_trainings_on_processors_are_narrow(budget: dict[str, Any], device: str, features: int) -> None:
     chosen = fit_width(load_recipe("unet"), Budget(**budget), device, threads=2)
     assert chosen.network.base_features == features
+
+
+def test_a_recipe_that_was_written_down_leaves_the_width_as_open_as_before(tmp_path: Path) -> None:
+    save_yaml(load_recipe("unet"), tmp_path / "unet.yaml")
+    chosen = fit_width(load_recipe(tmp_path / "unet.yaml"), Budget(max_cpu_minutes=30.0), "cpu", threads=2)
+    assert chosen.network.base_features == 16
 
 
 @pytest.mark.parametrize(
