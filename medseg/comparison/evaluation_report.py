@@ -26,7 +26,7 @@ from medseg.comparison.page import (
     fixed,
     with_interval,
 )
-from medseg.comparison.provenance import hash_table, run_blocks, version_table
+from medseg.comparison.provenance import folder_name, hash_table, run_blocks, version_table
 from medseg.evaluation import Score, ScoreTable, ScoringOptions, Status
 from medseg.evaluation.overlays import OVERLAYS, rank_cases
 from medseg.evaluation.tables import METRICS_CSV, SUMMARY_JSON
@@ -73,7 +73,7 @@ def evaluation_page(
     summary, table = folder.summary, folder.table
     return Page(
         title=title or f"Evaluation {folder.path.resolve().name}",
-        lead=f"{summary.get('predictions', NOTHING)} against {summary.get('references', NOTHING)}",
+        lead=f"{folder_name(summary, 'predictions')} against {folder_name(summary, 'references')}",
         facts=_facts(folder),
         sections=[
             Section("Failures", _failures(table, summary)),

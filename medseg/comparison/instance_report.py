@@ -12,7 +12,6 @@ from typing import Any
 from medseg.comparison import charts
 from medseg.comparison.evaluation_report import notes, stored_pictures
 from medseg.comparison.page import (
-    NOTHING,
     Block,
     Fact,
     Folded,
@@ -23,7 +22,7 @@ from medseg.comparison.page import (
     fixed,
     with_interval,
 )
-from medseg.comparison.provenance import hash_table, version_table
+from medseg.comparison.provenance import folder_name, hash_table, version_table
 from medseg.errors import InputError, explain_os_errors
 from medseg.evaluation.tables import INSTANCES_CSV, SUMMARY_JSON
 from medseg.files import read_json
@@ -95,7 +94,7 @@ def instance_page(folder: InstanceFolder, title: str | None = None) -> Page:
     quality = summary["instances"]["pq"]
     return Page(
         title=title or f"Evaluation of objects {folder.path.resolve().name}",
-        lead=f"{summary.get('predictions', NOTHING)} against {summary.get('references', NOTHING)}",
+        lead=f"{folder_name(summary, 'predictions')} against {folder_name(summary, 'references')}",
         facts=[
             Fact("cases", str(len(folder.rows))),
             Fact("objects in references", str(sum(int(row["n_ref"]) for row in folder.rows))),

@@ -26,6 +26,7 @@ from medseg.comparison.page import (
     p_value,
     with_interval,
 )
+from medseg.comparison.provenance import folder_name
 from medseg.errors import InputError
 from medseg.evaluation import Score
 from medseg.evaluation.comparison import COMPARISON_JSON
@@ -105,7 +106,7 @@ def pair_page(
     colours = charts.palette(list(folder.sides))
     return Page(
         title=title or f"{first} and {second}",
-        lead=f"against {folder.told.get('references', 'the same references')}",
+        lead=f"against {folder_name(folder.told, 'references')}",
         facts=_facts(folder),
         sections=[
             Section("Failures", _failures(folder)),

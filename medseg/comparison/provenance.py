@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from medseg.comparison.page import Block, Folded, Table, Text
+from medseg.comparison.page import NOTHING, Block, Folded, Table, Text
 from medseg.errors import MedsegError
 from medseg.files import read_json, sha256_of
 
-__all__ = ["flattened", "hash_table", "run_blocks", "version_table"]
+__all__ = ["flattened", "folder_name", "hash_table", "run_blocks", "version_table"]
 
 _RUN_DOCUMENTS = ("recipe.yaml", "plan.json", "task.json", "split.json", "postprocess.json")
 _WEIGHTS = "fold_*/checkpoints/last.pt"
@@ -77,7 +77,19 @@ def hash_table(paths: Sequence[Path], below: Path) -> Table:
         below: Their names are told as seen from here.
     """
     rows = [[path.relative_to(below).as_posix(), sha256_of(path)] for path in paths]
-    return Table(["file", "SHA-256"], rows, f"SHA-256 of files in {below}", text_columns=(0, 1))
+    return Table(
+        ["file", "SHA-256"], rows, f"SHA-256 of files in {below.resolve().name}", text_columns=(0, 1)
+    )
+
+
+def folder_name(told: Mapping[str, Any], key: str) -> str:
+    """The name of a folder whose whole path ``What was run`` tells; a dash where there is none.
+
+    Example:
+        >>> folder_name({"references": "/data/liver/labelsTs"}, "references")
+        'labelsTs'
+    """
+    return Path(str(told[key])).name if key in told else NOTHING
 
 
 def flattened(content: Any, prefix: str = "") -> list[tuple[str, str]]:
