@@ -148,7 +148,7 @@ def _print(summary: dict[str, Any]) -> None:
         ]
         for row in summary["methods"]
     ]
-    columns = ["recipe", "cases", "Dice [95 %]", "NSD", f"{distance.split('_')[0].upper()} mm", "fit s"]
+    columns = ["recipe", "trained on", "Dice [95 %]", "NSD", f"{distance.split('_')[0].upper()} mm", "fit s"]
     columns += ["s a case", "peak GB", f"p (Dice, Holm) against {summary['baseline']}"]
     print_table(f"{summary['dataset']}: {summary['n_cases']} cases held out", columns, rows)
 

@@ -244,7 +244,7 @@ def _what_was_run(folder: ComparisonFolder, summary: Mapping[str, Any]) -> list[
         ["device", settings.device],
         ["threads of a process", str(settings.threads)],
         ["tolerance of NSD", f"{settings.tolerance_mm:g} mm"],
-        *([f"machine: {key}", str(value)] for key, value in summary["machine"].items()),
+        ["machine", _told_machine(summary["machine"])],
     ]
     blocks: list[Block] = [Table(["what", "value"], rows, "Comparison", text_columns=(0, 1))]
     for method in folder.methods:
@@ -255,6 +255,11 @@ def _what_was_run(folder: ComparisonFolder, summary: Mapping[str, Any]) -> list[
     names = ("settings.json", "split.json", COMPARISON_CSV, SCORES_CSV)
     present = [folder.path / name for name in names if (folder.path / name).is_file()]
     return [*blocks, version_table(summary["versions"]), hash_table(present, folder.path)]
+
+
+def _told_machine(machine: Mapping[str, Any]) -> str:
+    memory = f"{machine['memory_bytes'] / 1e9:.0f} GB of memory"
+    return f"{machine['processor']}, {machine['cores']} cores, {memory}"
 
 
 def _budget(settings: Any) -> str:
