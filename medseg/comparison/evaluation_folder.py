@@ -69,7 +69,7 @@ class EvaluationFolder:
             scores = read_metrics(folder / METRICS_CSV, options)
             labels = LabelScheme.from_names(declared)
             unknown = {score.label for score in scores} - declared.keys()
-            if unknown or not scores:
+            if unknown or not scores or len(scores) != told["n_cases"] * len(declared):
                 raise ValueError("it does not belong to metrics.csv")
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(

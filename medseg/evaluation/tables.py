@@ -99,6 +99,8 @@ def read_metrics(path: str | os.PathLike[str], options: ScoringOptions | None = 
 
 
 def _score(row: dict[str, str]) -> Score:
+    if None in row.values():
+        raise ValueError("the row is cut off")
     numbers: dict[str, Any] = {
         name: float(text or "nan") for name, text in row.items() if name not in _NO_NUMBERS
     }

@@ -139,6 +139,12 @@ def test_what_is_no_evaluation_is_refused(evaluation: Path, tmp_path: Path) -> N
     (folder / "metrics.csv").write_text(content.replace(",missed,", ",mist,"), encoding="utf-8")
     with pytest.raises(InputError, match=r"is not the metrics\.csv of an evaluation \(line \d+: 'mist'"):
         write_report(folder)
+    (folder / "metrics.csv").write_text(content[:-60], encoding="utf-8")
+    with pytest.raises(InputError, match=r"\(line \d+: the row is cut off\)"):
+        write_report(folder)
+    (folder / "metrics.csv").write_text("".join(content.splitlines(keepends=True)[:-1]), encoding="utf-8")
+    with pytest.raises(InputError, match=r"it does not belong to metrics\.csv"):
+        write_report(folder)
     (folder / "metrics.csv").write_text(content, encoding="utf-8")
     write_json({"n_cases": 4}, folder / "summary.json")
     with pytest.raises(InputError, match="is not the summary of an evaluation"):
