@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from medseg.networks.blocks.layers import activation_layer, convolution, transposed_convolution
-from medseg.networks.blocks.options import choice, per_axis
+from medseg.networks.blocks.options import choice, is_symbolic, per_axis
 
 __all__ = ["CropConcat", "LinearUpsample", "TransposedUpsample", "crop_like", "linear_resize"]
 
@@ -73,8 +73,20 @@ def linear_resize(spatial_dims: int, stride: int | Sequence[int]) -> nn.Module:
 def crop_like(features: Tensor, like: Tensor, spatial_dims: int) -> Tensor:
     """Cut off at the ends what ``features`` (B, C1, X, …) is longer than ``like`` (B, C2, X, …)."""
     for axis in range(2, 2 + spatial_dims):
-        features = torch.narrow(features, axis, 0, like.shape[axis])
+        features = _cut(features, axis, 0, like.shape[axis])
     return features
+
+
+def _cut(features: Tensor, axis: int, start: int, size: int) -> Tensor:
+    """``torch.narrow`` that leaves alone what has the size already, where a cut would copy the gradient.
+
+    A graph that is drawn of the network keeps the cut, which may be one for images of another size.
+    """
+    if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+        is_drawn = torch.compiler.is_compiling() or is_symbolic(features)
+        if not is_drawn and features.shape[axis] == size:
+            return features
+    return torch.narrow(features, axis, start, size)
 
 
 class CropConcat(nn.Module):
@@ -99,9 +111,9 @@ class CropConcat(nn.Module):
         for axis in range(2, 2 + self.spatial_dims):
             if self.crops_skip:
                 size = upsampled.shape[axis]
-                skip = torch.narrow(skip, axis, (skip.shape[axis] - size) // 2, size)
+                skip = _cut(skip, axis, (skip.shape[axis] - size) // 2, size)
             else:
-                upsampled = torch.narrow(upsampled, axis, 0, skip.shape[axis])
+                upsampled = _cut(upsampled, axis, 0, skip.shape[axis])
         return skip, upsampled
 
     def forward(self, skip: Tensor, upsampled: Tensor) -> Tensor:

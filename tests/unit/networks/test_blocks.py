@@ -80,6 +80,79 @@ def test_norms_standardise_and_learn_a_scale(norm: str) -> None:
     assert [tuple(p.shape) for p in layer.parameters()] == [(4,), (4,)]
 
 
+def autograd_steps(output: torch.Tensor) -> set[str]:
+    """The names of everything that a backward pass from here goes through."""
+    names, waiting = set(), [output.grad_fn]
+    while waiting:
+        step = waiting.pop()
+        if step is not None:
+            names.add(step.name())
+            waiting.extend(following for following, _ in step.next_functions)
+    return names
+
+
+@pytest.mark.parametrize("spatial_dims", [2, 3])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_instance_norm_is_torchs_and_its_overwriting_copies_nothing(
+    spatial_dims: int, training: bool, precision: torch.dtype
+) -> None:
+    def passed(norm: nn.Module) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        torch.manual_seed(0)
+        layers = [blocks.convolution(spatial_dims, 1, 4), norm, nn.LeakyReLU(0.1, inplace=True)]
+        network = nn.Sequential(*layers, blocks.convolution(spatial_dims, 4, 1)).train(training)
+        for parameter in norm.parameters():
+            nn.init.normal_(parameter)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            output = network(torch.randn(2, 1, *(7, 8, 9)[:spatial_dims]))
+        output.square().sum().backward()
+        return output, [parameter.grad for parameter in network.parameters()]
+
+    torchs = (nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d)(4, affine=True)
+    expected, expected_gradients = passed(torchs)
+    output, gradients = passed(blocks.norm_layer("instance", spatial_dims, 4))
+    assert torch.equal(output, expected)
+    assert all(map(torch.equal, gradients, expected_gradients))
+    assert "AsStridedBackward0" in autograd_steps(expected)
+    assert ("AsStridedBackward0" in autograd_steps(output)) != training
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_crop_concat_leaves_alone_what_has_the_size_already(padding: str) -> None:
+    join = blocks.CropConcat(2, padding)
+    skip, upsampled = torch.randn(2, 1, 3, 4, 5, requires_grad=True).unbind()
+    assert "SliceBackward0" not in autograd_steps(join(skip, upsampled))
+    longer = torch.randn(1, 3, 4, 6, requires_grad=True)
+    assert "SliceBackward0" in autograd_steps(
+        join(longer, upsampled) if padding == "valid" else join(skip, longer)
+    )
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance", None])
+def test_a_graph_of_a_block_still_cuts_what_is_longer(norm: str | None) -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.down = blocks.ConvBlock(2, 1, 2, norm=norm)
+            self.pool = blocks.max_pool(2)
+            self.up = blocks.TransposedUpsample(2, 2, 2, (2, 2), "relu")
+            self.join = blocks.CropConcat(2)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            skip = self.down(images)
+            joined: torch.Tensor = self.join(skip, self.up(self.pool(skip)))
+            return joined
+
+    block, even, odd = Block().eval(), torch.randn(1, 1, 8, 8), torch.randn(1, 1, 7, 9)
+    for drawn in (torch.fx.symbolic_trace(block), torch.jit.trace(block, even), torch.jit.script(block)):
+        torch.testing.assert_close(drawn(odd), block(odd))
+    assert any("narrow" in str(node.target) or "slice" in str(node.target) for node in exported(block, even))
+
+
+def exported(network: nn.Module, images: torch.Tensor) -> list[torch.fx.Node]:
+    return list(torch.export.export(network, (images,), strict=False).graph.nodes)
+
+
 def test_crop_concat_valid_takes_the_middle_of_the_skip() -> None:
     skip = torch.arange(6.0).view(1, 1, 1, 6)
     joined = blocks.CropConcat(2, "valid")(skip, -torch.ones(1, 1, 1, 2))
