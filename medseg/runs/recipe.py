@@ -309,7 +309,6 @@ def recipe_path(name_or_path: str | os.PathLike[str]) -> Path:
     if str(name_or_path) not in recipe_names():
         raise ConfigError(
             f"unknown recipe '{name_or_path}'",
-            where="--recipe",
             fix=f"{did_you_mean(str(name_or_path), recipe_names())} (or give a .yaml file)",
         )
     return _recipe_folder() / f"{name_or_path}.yaml"

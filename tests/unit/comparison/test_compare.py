@@ -273,7 +273,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_written(
     automatic = tmp_path / "automatic.yaml"
     automatic.write_text("network: {name: unet}\npostprocess: auto\n", encoding="utf-8")
     for names, options, told in (
-        (["unte"], {}, "unknown recipe 'unte'"),
+        (["unte"], {}, "^unknown recipe 'unte'; did you mean 'unet'"),
         ([], {}, "no recipe is given"),
         ([recipes["right"], recipes["right"]], {}, "recipe 'right' is given twice"),
         (["pretrain_denoising"], {}, "it is a pretraining"),
