@@ -87,7 +87,7 @@ def share_weights(ours: nn.Module, theirs: nn.Module, dims: int, without: nn.Mod
         strict=True,
     )
     for here, there in here_and_there:
-        assert type(here) is type(there)
+        assert isinstance(here, type(there))
         if here.bias is None and there.bias is not None:
             nn.init.zeros_(there.bias)
         missing, unexpected = there.load_state_dict(here.state_dict(), strict=False)
