@@ -11,6 +11,7 @@ Nothing here branches on a tensor's value, so that whatever is built of these bl
 from medseg.networks.blocks.attention import AttentionGate, GatedConcat, open_gates
 from medseg.networks.blocks.base import SegmentationNetwork
 from medseg.networks.blocks.context import CONTEXTS, ContextModule, WithContext
+from medseg.networks.blocks.instance_norm import InstanceNorm2d, InstanceNorm3d
 from medseg.networks.blocks.layers import (
     ACTIVATIONS,
     NORMS,
@@ -77,6 +78,8 @@ __all__ = [
     "CropConcat",
     "CubicInterpolation",
     "GatedConcat",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
     "JoinedPyramid",
     "LinearUpsample",
     "MaxUnpool",

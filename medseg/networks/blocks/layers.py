@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medseg.networks.blocks.instance_norm import instance_norm
+from medseg.networks.blocks.instance_norm import InstanceNorm2d, InstanceNorm3d
 from medseg.networks.blocks.options import choice, per_axis
 
 __all__ = [
@@ -30,6 +30,7 @@ _CONVOLUTION: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _TRANSPOSED: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _MAX_POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _BATCH_NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_INSTANCE_NORM: dict[int, type[nn.Module]] = {2: InstanceNorm2d, 3: InstanceNorm3d}
 
 NORMS = ("batch", "instance", "group")
 """Normalisations by name; ``None`` stands for none."""
@@ -162,7 +163,7 @@ def norm_layer(name: str | None, spatial_dims: int, channels: int) -> nn.Module 
     if kind == "group":
         return nn.GroupNorm(math.gcd(channels, _MAX_GROUPS), channels)
     if kind == "instance":
-        return instance_norm(spatial_dims, channels)
+        return _INSTANCE_NORM[spatial_dims](channels)
     return _BATCH_NORM[spatial_dims](channels)
 
 
