@@ -17,7 +17,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 help:
 	@echo "make demo         train, segment and score on built-in phantoms"
 	@echo "make test         lint, then all tests"
-	@echo "                  (some of them: make test PYTEST_ARGS=\"-k geometry\")"
+	@echo "                  (some of them: make test PYTEST_ARGS=\"-k geometry\"; other draws: --seed 7)"
 	@echo "make bundle       the test of bundles in an environment of MONAI alone, which is made first"
 	@echo "make coverage     all tests, and which lines and branches they reach; takes twice as long"
 	@echo "make lint         ruff, mypy, import-linter, codespell"

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import settings
+
+settings.register_profile("repeatable", derandomize=True)
+settings.register_profile("searching", derandomize=False)
 
 BUNDLES = Path(__file__).parent / "integration" / "bundle"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed",
+        type=int,
+        default=0,
+        help="Of what tests draw. With another one than 0 hypothesis looks for new examples, too.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What passes here passes elsewhere: new examples are searched for when somebody asks for them."""
+    settings.load_profile("searching" if config.getoption("--seed") else "repeatable")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each test and its fixtures draw the same numbers, whichever tests ran before in their process."""
+    seed = item.config.getoption("--seed")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the generator of old, that libraries still draw from
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(seed)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,7 +141,6 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def make_ct_series() -> Callable[..., Path]:
     """Writes a small CT series, axial, slices from feet to head, of a patient with a name."""
-    import numpy as np
     from pydicom import Dataset
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
