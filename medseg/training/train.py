@@ -66,7 +66,8 @@ def train(
     budget = options.budget or Budget(max_steps=recipe.training.max_steps)
     compute = choose_compute(options.device, recipe.training.precision)
     run = RunFolder(Path(out))
-    recipe = fit_width(recipe, budget, compute.device.type, torch.get_num_threads())
+    begun = run.recipe() if run.manifest_path.is_file() and not run.is_method else None
+    recipe = fit_width(recipe, budget, compute.device.type, torch.get_num_threads(), begun)
     with join_processes(compute.device.type) as processes:
         compute = processes.require_device(compute)
         workers = _workers(compute, processes) if options.workers is None else options.workers

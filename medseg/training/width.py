@@ -20,14 +20,19 @@ SHORT_CPU_MINUTES = 480.0
 one. On the hippocampus 16 features reached after 9.5 CPU-minutes what 32 reached after 38."""
 
 
-def fit_width(recipe: Recipe, budget: Budget, device_type: str, threads: int) -> Recipe:
+def fit_width(
+    recipe: Recipe, budget: Budget, device_type: str, threads: int, begun: Recipe | None = None
+) -> Recipe:
     """Choose the features of the first level where the recipe says nothing of them.
+
+    A run that was begun goes on as wide as it is, on whatever machine: its folds are one ensemble.
 
     Args:
         recipe: What a person chose.
         budget: When the training ends.
         device_type: ``"cpu"`` or ``"cuda"``.
         threads: That compute on the CPU; a minute by the wall is as many minutes of processors.
+        begun: The recipe of the run that goes on, if it was begun before.
 
     Returns:
         The recipe with ``network.base_features`` spelt out; the same one where it is given already, or the
@@ -41,11 +46,17 @@ def fit_width(recipe: Recipe, budget: Budget, device_type: str, threads: int) ->
     """
     if _is_given(recipe):
         return recipe
-    by_the_wall = math.inf if budget.max_minutes is None else budget.max_minutes * threads
-    is_short = min(by_the_wall, budget.max_cpu_minutes or math.inf) < SHORT_CPU_MINUTES
-    features = FEW_FEATURES if is_short and device_type == "cpu" else DEFAULT_FEATURES
+    features = None if begun is None else begun.network.base_features
+    if features is None:
+        features = _features(budget, device_type, threads)
     network = recipe.network.model_copy(update={"base_features": features})
     return recipe.model_copy(update={"network": network})
+
+
+def _features(budget: Budget, device_type: str, threads: int) -> int:
+    by_the_wall = math.inf if budget.max_minutes is None else budget.max_minutes * threads
+    is_short = min(by_the_wall, budget.max_cpu_minutes or math.inf) < SHORT_CPU_MINUTES
+    return FEW_FEATURES if is_short and device_type == "cpu" else DEFAULT_FEATURES
 
 
 def _is_given(recipe: Recipe) -> bool:
